@@ -1,0 +1,35 @@
+//! Key hashing: one seeded hash per key, its bits shared out between shard, bucket and tag.
+//!
+//! The hash is foldhash (Orson Peters), seeded at random per cache, so crafted keys cannot aim
+//! for one bucket. `hashbrown` takes the lowest bits for the bucket and the top seven for the
+//! tag; the shard number comes from bits 40 to 55, which neither uses.
+
+use std::hash::BuildHasher;
+
+use foldhash::quality::RandomState;
+
+/// The hash of a key under one cache's seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyHash(pub(crate) u64);
+
+/// The lowest of the bits that choose a shard.
+const SHARD_SHIFT: u32 = 40;
+/// The most shards that the shard bits can tell apart.
+pub(crate) const SHARDS_MAX: usize = 1 << 12;
+
+impl KeyHash {
+    /// The shard of this key, where `mask` is the number of shards less one.
+    pub(crate) fn shard(self, mask: usize) -> usize {
+        usize::try_from(self.0 >> SHARD_SHIFT).unwrap_or(0) & mask
+    }
+}
+
+/// The hasher of one cache.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KeyHasher(RandomState);
+
+impl KeyHasher {
+    pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash(self.0.hash_one(key))
+    }
+}

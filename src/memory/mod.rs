@@ -1,0 +1,291 @@
+//! The memory tier: shards behind locks, one order over all of them, limits that are never passed.
+//!
+//! [`Memory`] knows nothing of disk or time: callers bring stamps and deadlines and are given what
+//! was evicted. Beside each shard it keeps a value of the caller's, the *side*, under the same
+//! lock: the engine's pending writes.
+//!
+//! # How it works
+//!
+//! A shard publishes the stamp of its oldest entry in `bounds` whenever its lock is let go. To
+//! evict, take the shard with the smallest bound, lock it and remove its oldest entry if that is
+//! still what was published; else look again. Where several shards show the same stamp, their
+//! oldest keys are compared.
+//!
+//! An entry goes in only after its place was reserved in the [`Account`], under the shard's lock;
+//! while there is no place, the oldest entry of all shards is evicted, and if the newcomer is older
+//! than that, it is itself the victim.
+//!
+//! # Invariants
+//!
+//! - **M1** with no lock held, `bounds[i]` is the stamp of the oldest entry of shard `i`, or
+//!   [`EMPTY`].
+//! - **M2** the account's sums are those of all shards plus what is reserved by a thread that holds
+//!   a shard's lock; they never exceed its limits.
+//! - **M3** no entry leaves by a limit while an older one, by (stamp, key), stays.
+//!
+//! # Concurrency
+//!
+//! One mutex per shard, one for the account, taken in that order; no thread holds two shards.
+//! Nothing of a caller's runs under either, except the engine's own hook in [`Memory::evict`].
+//! What was removed is returned, and dropped by the caller when the lock is gone.
+//!
+//! # Why not one queue for all shards
+//!
+//! Every hit would take its lock. Why not a queue per shard, evicted in turn: that is not the order
+//! that was promised.
+
+mod order;
+mod shard;
+mod slab;
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::hash::{KeyHash, KeyHasher};
+use crate::stats::Limits;
+use crate::sync::{CachePadded, Mutex, MutexGuard};
+
+pub(crate) use shard::{Placement, Shard};
+pub(crate) use slab::{NOT_BELOW, Removed, SlotId};
+
+/// The bound of an empty shard. A stamp may have this value too, which only costs a second look.
+const EMPTY: u64 = u64::MAX;
+
+/// The shards, the order over them, and the account.
+#[derive(Debug)]
+pub(crate) struct Memory<S> {
+    shards: Box<[CachePadded<Mutex<Guarded<S>>>]>,
+    bounds: Box<[AtomicU64]>,
+    account: CachePadded<Mutex<Account>>,
+    hasher: KeyHasher,
+}
+
+/// What one shard's lock guards.
+#[derive(Debug, Default)]
+pub(crate) struct Guarded<S> {
+    pub(crate) shard: Shard,
+    pub(crate) side: S,
+}
+
+/// What the tier holds and may hold (M2).
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    entries: u64,
+    bytes: u64,
+    limits: Limits,
+}
+
+impl Account {
+    /// Exchanges what an old entry counts, if there is one, for what a new one does; `false`, and
+    /// no change, if that would exceed a limit.
+    fn exchange(&mut self, old: Option<u64>, new: u64) -> bool {
+        let entries = self.entries + 1 - u64::from(old.is_some());
+        let Some(bytes) = (self.bytes - old.unwrap_or(0)).checked_add(new) else { return false };
+        if self.limits.exceeded(entries, bytes) {
+            return false;
+        }
+        (self.entries, self.bytes) = (entries, bytes);
+        true
+    }
+
+    fn release(&mut self, charge: u64) {
+        self.entries -= 1;
+        self.bytes -= charge;
+    }
+}
+
+/// One shard, locked; publishes its bound when it is let go (M1).
+#[derive(Debug)]
+pub(crate) struct Locked<'a, S> {
+    guarded: MutexGuard<'a, Guarded<S>>,
+    bound: &'a AtomicU64,
+    account: &'a Mutex<Account>,
+}
+
+impl<S> Deref for Locked<'_, S> {
+    type Target = Guarded<S>;
+
+    fn deref(&self) -> &Guarded<S> {
+        &self.guarded
+    }
+}
+
+impl<S> DerefMut for Locked<'_, S> {
+    fn deref_mut(&mut self) -> &mut Guarded<S> {
+        &mut self.guarded
+    }
+}
+
+impl<S> Drop for Locked<'_, S> {
+    fn drop(&mut self) {
+        let oldest = self.guarded.shard.oldest_stamp().unwrap_or(EMPTY);
+        if self.bound.load(Ordering::Relaxed) != oldest {
+            self.bound.store(oldest, Ordering::Release);
+        }
+    }
+}
+
+impl<S> Locked<'_, S> {
+    /// Reserves the place of a newcomer of this charge, in exchange for `old` if it replaces one.
+    #[must_use]
+    pub(crate) fn reserve(&mut self, old: Option<SlotId>, charge: u64) -> bool {
+        let old = old.map(|id| self.shard.charge(id));
+        self.account.lock().exchange(old, charge)
+    }
+
+    /// Takes an entry out of the shard and the account.
+    pub(crate) fn remove(&mut self, id: SlotId) -> Removed {
+        let removed = self.shard.remove(id);
+        self.account.lock().release(removed.record.charge());
+        removed
+    }
+}
+
+/// What [`Memory::evict`] did.
+#[derive(Debug)]
+pub(crate) enum Evicted {
+    /// This entry was the oldest, and has left.
+    Oldest(Removed),
+    /// The newcomer is older than every entry.
+    Newcomer,
+    /// There is nothing to evict.
+    Nothing,
+}
+
+impl<S: Default> Memory<S> {
+    /// A tier of `shards` shards, which is a power of two.
+    pub(crate) fn new(shards: usize, limits: Limits) -> Self {
+        debug_assert!(shards.is_power_of_two());
+        let shards: Box<[_]> = (0..shards).map(|_| CachePadded::default()).collect();
+        Self {
+            bounds: shards.iter().map(|_| AtomicU64::new(EMPTY)).collect(),
+            shards,
+            account: CachePadded::new(Mutex::new(Account { limits, ..Account::default() })),
+            hasher: KeyHasher::default(),
+        }
+    }
+}
+
+impl<S> Memory<S> {
+    pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
+        self.hasher.hash(key)
+    }
+
+    pub(crate) fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Locks the shard of a key.
+    pub(crate) fn lock(&self, hash: KeyHash) -> Locked<'_, S> {
+        self.lock_nth(hash.shard(self.shards.len() - 1))
+    }
+
+    /// Locks a shard by its number.
+    pub(crate) fn lock_nth(&self, shard: usize) -> Locked<'_, S> {
+        Locked {
+            guarded: self.shards[shard].lock(),
+            bound: &self.bounds[shard],
+            account: &self.account,
+        }
+    }
+
+    /// Entries and bytes held.
+    pub(crate) fn held(&self) -> (u64, u64) {
+        let account = self.account.lock();
+        (account.entries, account.bytes)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.account.lock().limits
+    }
+
+    /// Sets the limits; the caller then evicts while [`Self::over_limits`].
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.account.lock().limits = limits;
+    }
+
+    pub(crate) fn over_limits(&self) -> bool {
+        let account = self.account.lock();
+        account.limits.exceeded(account.entries, account.bytes)
+    }
+
+    /// Removes the oldest entry of all shards, unless `newcomer`, a stamp and a key, is older
+    /// still (M3). `hook` is called under the lock of the shard that the entry left.
+    pub(crate) fn evict(
+        &self,
+        newcomer: Option<(u64, &[u8])>,
+        hook: impl FnOnce(&mut S, &Removed),
+    ) -> Evicted {
+        loop {
+            let least = self.bounds.iter().map(|b| b.load(Ordering::Acquire)).min();
+            let least = least.unwrap_or(EMPTY);
+            if newcomer.is_some_and(|(stamp, _)| stamp < least) {
+                return Evicted::Newcomer;
+            }
+            let Some(index) = self.shard_of_oldest(least) else {
+                if least != EMPTY {
+                    continue;
+                }
+                return if newcomer.is_some() { Evicted::Newcomer } else { Evicted::Nothing };
+            };
+            let mut locked = self.lock_nth(index);
+            let Some((id, stamp, key)) = locked.shard.oldest() else { continue };
+            if stamp != least {
+                continue;
+            }
+            if newcomer.is_some_and(|newcomer| newcomer <= (stamp, key)) {
+                return Evicted::Newcomer;
+            }
+            let removed = locked.remove(id);
+            hook(&mut locked.side, &removed);
+            return Evicted::Oldest(removed);
+        }
+    }
+
+    /// The shard whose oldest entry has the stamp `least`; of several, that with the smallest key.
+    fn shard_of_oldest(&self, least: u64) -> Option<usize> {
+        let mut tied = (0..self.bounds.len()).filter(|i| {
+            // Relaxed: a stale bound only makes the caller look again.
+            self.bounds.get(*i).is_some_and(|b| b.load(Ordering::Relaxed) == least)
+        });
+        let first = tied.next()?;
+        let Some(second) = tied.next() else {
+            return Some(first).filter(|_| least != EMPTY || self.oldest_key(first, least).is_some());
+        };
+        let contenders = [first, second].into_iter().chain(tied);
+        let oldest = contenders.filter_map(|i| Some((self.oldest_key(i, least)?, i)));
+        oldest.min_by(|a, b| a.0.key().cmp(b.0.key())).map(|(_, i)| i)
+    }
+
+    fn oldest_key(&self, index: usize, stamp: u64) -> Option<crate::record::Record> {
+        let locked = self.lock_nth(index);
+        let (id, oldest, _) = locked.shard.oldest()?;
+        (oldest == stamp).then(|| locked.shard.record(id).clone())
+    }
+
+    /// Checks every invariant; for tests and fuzzing, at a quiet moment.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let (mut entries, mut bytes) = (0, 0);
+        for (index, bound) in self.bounds.iter().enumerate() {
+            let locked = self.lock_nth(index);
+            locked.shard.validate(|key| {
+                self.hash(key).shard(self.shards.len() - 1) == index
+            })?;
+            entries += locked.shard.len();
+            bytes += locked.shard.bytes();
+            let oldest = locked.shard.oldest_stamp().unwrap_or(EMPTY);
+            if bound.load(Ordering::Acquire) != oldest {
+                return Err(format!("M1: shard {index} publishes another bound than {oldest}"));
+            }
+        }
+        let account = self.account.lock();
+        if (account.entries, account.bytes) != (entries, bytes) {
+            let held = (account.entries, account.bytes);
+            return Err(format!("M2: the account has {held:?}, a recount {:?}", (entries, bytes)));
+        }
+        if account.limits.exceeded(entries, bytes) {
+            return Err(format!("M2: {entries} entries, {bytes} bytes, {:?}", account.limits));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,429 @@
+//! One batch, one transaction: changes, recency, expiry, eviction and totals.
+//!
+//! # How it works
+//!
+//! 1. Changes are reduced to the last one of each key and applied in key order; a `Clear` splits
+//!    the batch, since it counts what it finds.
+//! 2. Recency that memory handed down becomes touch rows and new order rows.
+//! 3. What has expired leaves: by the expiry table for deadlines, from the old end of the order for
+//!    time-to-idle.
+//! 4. While over a limit, the oldest row of the order leaves. A stale row is dropped; of a live one
+//!    the tiers above are asked first, and what they have seen more recently gets a new row.
+//! 5. Stale order rows are swept in proportion to the rows that were added.
+//! 6. The totals, with the number of the batch, are written, and all is committed.
+//!
+//! # Why an append-only order
+//!
+//! Removing the old row of each key that is written costs a random access per put: measured, 17,000
+//! puts a second against 45,000 in batches of 1,000.
+
+use redb::{Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
+
+use crate::record::{Header, NEVER, Record};
+use crate::store::disk::Writer;
+use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::schema::{
+    DATA, EXPIRY, META, ORDER, TOTALS_ROW, TOUCH, moment_key, split_moment,
+};
+use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Totals, Touch, Verdict, Why};
+
+/// The most entries that one batch takes out because of their time, which bounds its duration.
+const SWEEP_ROWS_MAX: usize = 16_384;
+/// The order table may have this many stale rows for free ...
+const STALE_ROWS_FREE: u64 = 1_024;
+/// ... and beyond that as many as there are entries. Twice as many rows as a batch added are looked
+/// at while there are more, so the table shrinks.
+const SWEPT_PER_ADDED: u64 = 2;
+/// The fewest order rows that a due sweep looks at.
+const SWEPT_MIN: u64 = 64;
+
+impl Writer {
+    /// Applies a batch and commits it (D1 to D4). After an error the database must be reopened, and
+    /// whether the batch was applied is told by the number in [`Writer::reopen`]'s totals.
+    pub(crate) fn commit(
+        &mut self,
+        batch: &Batch<'_>,
+        above: &mut dyn Above,
+    ) -> Result<Outcome, Failure> {
+        let Some(database) = &self.database else {
+            return Err(Failure { damaged: false, source: "the file is not open".into() });
+        };
+        let sweep_from = std::mem::take(&mut self.sweep_from);
+        let totals = self.totals;
+        let (outcome, sweep_from) = guarded(|| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            transaction.set_quick_repair(batch.quick_repair);
+            let mut work = Work::start(&transaction, batch, totals, sweep_from)?;
+            work.apply(batch.ops)?;
+            work.touch(batch.touches)?;
+            if let Some(sweep) = batch.sweep {
+                work.expire(sweep, above)?;
+            }
+            work.evict(above)?;
+            work.sweep_order()?;
+            let done = work.finish(batch.number)?;
+            transaction.commit()?;
+            Ok(done)
+        })?;
+        self.sweep_from = sweep_from;
+        self.totals = outcome.totals;
+        self.refresh()?;
+        Ok(outcome)
+    }
+}
+
+/// A transaction with its tables open.
+struct Work<'t, 'b> {
+    transaction: &'t WriteTransaction,
+    batch: &'b Batch<'b>,
+    data: Table<'t, &'static [u8], &'static [u8]>,
+    order: Table<'t, &'static [u8], ()>,
+    touch: Table<'t, &'static [u8], u64>,
+    expiry: Table<'t, &'static [u8], ()>,
+    /// Whether there may be touch rows: most files have none.
+    touched: bool,
+    added: u64,
+    /// Whether the sums have to be counted anew, because a damaged row went.
+    recount: bool,
+    sweep_from: Vec<u8>,
+    outcome: Outcome,
+    buffer: Vec<u8>,
+}
+
+impl<'t, 'b> Work<'t, 'b> {
+    fn start(
+        transaction: &'t WriteTransaction,
+        batch: &'b Batch<'b>,
+        totals: Totals,
+        sweep_from: Vec<u8>,
+    ) -> Result<Self, Failure> {
+        let touch = transaction.open_table(TOUCH)?;
+        Ok(Self {
+            transaction,
+            batch,
+            data: transaction.open_table(DATA)?,
+            order: transaction.open_table(ORDER)?,
+            expiry: transaction.open_table(EXPIRY)?,
+            touched: !touch.is_empty()?,
+            touch,
+            added: 0,
+            recount: false,
+            sweep_from,
+            outcome: Outcome { totals, ..Outcome::default() },
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Step 1.
+    fn apply(&mut self, ops: &[Op]) -> Result<(), Failure> {
+        for part in ops.chunk_by(|a, _| !matches!(a.change, Change::Clear)) {
+            let clears = part.last().is_some_and(|op| matches!(op.change, Change::Clear));
+            // Grouped by key, each group in the order of its operations.
+            let mut keyed: Vec<(&Record, &Op)> =
+                part.iter().filter_map(|op| Some((op.change.record()?, op))).collect();
+            keyed.sort_by(|a, b| a.0.key().cmp(b.0.key()));
+            for group in keyed.chunk_by(|a, b| a.0.key() == b.0.key()) {
+                let ([(_, first), ..], [.., (record, last)]) = (group, group) else { continue };
+                match last.change {
+                    Change::Put(_) => self.put(record, first.reported)?,
+                    Change::Remove(_) => {
+                        self.remove(record.key())?;
+                    }
+                    Change::Scrub(_) => self.scrub(record.key())?,
+                    Change::Clear => {}
+                }
+            }
+            if clears {
+                self.clear()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, record: &Record, reported: bool) -> Result<(), Failure> {
+        let key = record.key();
+        let header = record.header();
+        let old = match self.data.insert(key, record.row())? {
+            None => None,
+            Some(old) => {
+                if self.batch.listening && !reported {
+                    self.outcome.replaced.extend(Record::from_row(key, old.value()));
+                }
+                Some(Header::check(old.value(), key))
+            }
+        };
+        let totals = &mut self.outcome.totals;
+        totals.bytes = totals.bytes.saturating_add(header.charge);
+        match old {
+            None => totals.entries += 1,
+            Some(Ok(old)) => {
+                totals.bytes -= old.charge;
+                self.drop_deadline(old.deadline, key)?;
+            }
+            Some(Err(_)) => self.damaged_row_went(key)?,
+        }
+        if self.touched {
+            self.touch.remove(key)?;
+        }
+        self.add_order(header.stamp, key)?;
+        if header.deadline != NEVER {
+            moment_key(&mut self.buffer, header.deadline, key);
+            self.expiry.insert(self.buffer.as_slice(), ())?;
+        }
+        Ok(())
+    }
+
+    /// Removes a key's row and what belongs to it, except for its order row, which is now stale.
+    fn remove(&mut self, key: &[u8]) -> Result<Option<Record>, Failure> {
+        let (header, record) = {
+            let Some(old) = self.data.remove(key)? else { return Ok(None) };
+            let record = self.batch.listening.then(|| Record::from_row(key, old.value()));
+            (Header::check(old.value(), key), record)
+        };
+        let totals = &mut self.outcome.totals;
+        totals.entries = totals.entries.saturating_sub(1);
+        match header {
+            Ok(old) => {
+                totals.bytes = totals.bytes.saturating_sub(old.charge);
+                self.drop_deadline(old.deadline, key)?;
+            }
+            Err(_) => self.damaged_row_went(key)?,
+        }
+        if self.touched {
+            self.touch.remove(key)?;
+        }
+        Ok(Some(record.and_then(Result::ok).unwrap_or_else(|| Record::of_key(key))))
+    }
+
+    fn scrub(&mut self, key: &[u8]) -> Result<(), Failure> {
+        let damaged = match self.data.get(key)? {
+            Some(row) => Header::check(row.value(), key).is_err(),
+            None => false,
+        };
+        if damaged {
+            self.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn drop_deadline(&mut self, deadline: u64, key: &[u8]) -> Result<(), Failure> {
+        if deadline != NEVER {
+            moment_key(&mut self.buffer, deadline, key);
+            self.expiry.remove(self.buffer.as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// A row went whose header cannot be believed: count the sums anew, and look for its deadline.
+    fn damaged_row_went(&mut self, key: &[u8]) -> Result<(), Failure> {
+        self.recount = true;
+        self.outcome.scrubbed += 1;
+        let ends_with_key = |row: &[u8]| split_moment(row).is_some_and(|(_, k)| k == key);
+        self.expiry.retain(|row, ()| !ends_with_key(row))?;
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<(), Failure> {
+        self.outcome.cleared.push(self.outcome.totals.entries);
+        let batch = self.outcome.totals.batch;
+        self.outcome.totals = Totals { batch, ..Totals::default() };
+        self.touched = false;
+        // Emptied by giving back whole subtrees, not row by row.
+        self.data.retain(|_, _| false)?;
+        self.order.retain(|_, ()| false)?;
+        self.touch.retain(|_, _| false)?;
+        self.expiry.retain(|_, ()| false)?;
+        Ok(())
+    }
+
+    fn add_order(&mut self, stamp: u64, key: &[u8]) -> Result<(), Failure> {
+        moment_key(&mut self.buffer, stamp, key);
+        self.order.insert(self.buffer.as_slice(), ())?;
+        self.added += 1;
+        Ok(())
+    }
+
+    /// Step 2.
+    fn touch(&mut self, touches: &[Touch]) -> Result<(), Failure> {
+        let mut touches: Vec<&Touch> = touches.iter().collect();
+        touches.sort_by(|a, b| a.record.key().cmp(b.record.key()));
+        for touch in touches {
+            if self.data.get(touch.record.key())?.is_some() {
+                self.set_recency(touch.record.key(), touch.stamp)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `stamp` the recency of a key that is there.
+    fn set_recency(&mut self, key: &[u8], stamp: u64) -> Result<(), Failure> {
+        self.touched = true;
+        self.touch.insert(key, stamp)?;
+        self.add_order(stamp, key)
+    }
+
+    /// The recency of a key as stored; `None` if there is no such entry.
+    fn recency(&self, key: &[u8]) -> Result<Option<u64>, Failure> {
+        if self.touched {
+            if let Some(stamp) = self.touch.get(key)? {
+                return Ok(Some(stamp.value()));
+            }
+        }
+        let Some(row) = self.data.get(key)? else { return Ok(None) };
+        Ok(Header::parse(row.value(), key.len()).ok().map(|h| h.stamp))
+    }
+
+    /// Step 3.
+    fn expire(&mut self, sweep: Sweep, above: &mut dyn Above) -> Result<(), Failure> {
+        let mut until = Vec::new();
+        moment_key(&mut until, sweep.now, &[]);
+        let mut due = Vec::new();
+        for row in self.expiry.range::<&[u8]>(..until.as_slice())?.take(SWEEP_ROWS_MAX) {
+            due.push(row?.0.value().to_vec());
+        }
+        self.outcome.more_expired = due.len() == SWEEP_ROWS_MAX;
+        for (deadline, key) in due.iter().filter_map(|row| split_moment(row)) {
+            let Some(stamp) = self.recency(key)? else {
+                // D4 says that this cannot be; a row that leads nowhere must not stay.
+                self.drop_deadline(deadline, key)?;
+                continue;
+            };
+            if above.ask(key, stamp, Why::Expired) == Verdict::Leave {
+                let record = self.remove(key)?;
+                self.outcome.expired.extend(record);
+            }
+        }
+        if sweep.time_to_idle != NEVER {
+            self.expire_idle(sweep, above)?;
+        }
+        Ok(())
+    }
+
+    fn expire_idle(&mut self, sweep: Sweep, above: &mut dyn Above) -> Result<(), Failure> {
+        for _ in 0..SWEEP_ROWS_MAX {
+            let Some((stamp, key)) = self.oldest_live()? else { return Ok(()) };
+            if stamp.saturating_add(sweep.time_to_idle) >= sweep.now {
+                return Ok(());
+            }
+            match above.ask(&key, stamp, Why::Idle) {
+                Verdict::Leave => {
+                    self.drop_order(stamp, &key)?;
+                    let record = self.remove(&key)?;
+                    self.outcome.expired.extend(record);
+                }
+                Verdict::Accessed(other) => self.move_in_order(stamp, other, &key)?,
+                // A newer operation has the key; everything behind it can wait for the next time.
+                Verdict::Superseded => return Ok(()),
+            }
+        }
+        self.outcome.more_expired = true;
+        Ok(())
+    }
+
+    fn drop_order(&mut self, stamp: u64, key: &[u8]) -> Result<(), Failure> {
+        moment_key(&mut self.buffer, stamp, key);
+        self.order.remove(self.buffer.as_slice())?;
+        Ok(())
+    }
+
+    fn move_in_order(&mut self, from: u64, to: u64, key: &[u8]) -> Result<(), Failure> {
+        self.drop_order(from, key)?;
+        self.set_recency(key, to)
+    }
+
+    /// The oldest live row of the order; stale ones in front of it are dropped.
+    fn oldest_live(&mut self) -> Result<Option<(u64, Vec<u8>)>, Failure> {
+        loop {
+            let row = match self.order.first()? {
+                Some((row, ())) => row.value().to_vec(),
+                None => return Ok(None),
+            };
+            if let Some((stamp, key)) = split_moment(&row) {
+                if self.recency(key)? == Some(stamp) {
+                    return Ok(Some((stamp, key.to_vec())));
+                }
+            }
+            self.order.remove(row.as_slice())?;
+        }
+    }
+
+    /// Step 4.
+    fn evict(&mut self, above: &mut dyn Above) -> Result<(), Failure> {
+        while self.batch.limits.exceeded(self.outcome.totals.entries, self.outcome.totals.bytes) {
+            let Some((stamp, key)) = self.oldest_live()? else {
+                // D3 is broken, so the file is damaged: be within the limits all the same (D1).
+                let Some(key) = self.data.first()?.map(|(key, _)| key.value().to_vec()) else {
+                    self.outcome.totals = Totals { batch: self.batch.number, ..Totals::default() };
+                    return Ok(());
+                };
+                let _ = above.ask(&key, 0, Why::Expired);
+                let record = self.remove(&key)?;
+                self.outcome.evicted.extend(record);
+                continue;
+            };
+            match above.ask(&key, stamp, Why::Size) {
+                Verdict::Accessed(other) => self.move_in_order(stamp, other, &key)?,
+                Verdict::Leave | Verdict::Superseded => {
+                    self.drop_order(stamp, &key)?;
+                    let record = self.remove(&key)?;
+                    self.outcome.evicted.extend(record);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 5.
+    fn sweep_order(&mut self) -> Result<(), Failure> {
+        if self.order.len()? <= 2 * self.outcome.totals.entries + STALE_ROWS_FREE {
+            return Ok(());
+        }
+        let count = (self.added * SWEPT_PER_ADDED).max(SWEPT_MIN);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut rows = Vec::new();
+        for row in self.order.range::<&[u8]>(self.sweep_from.as_slice()..)?.take(count) {
+            rows.push(row?.0.value().to_vec());
+        }
+        for row in &rows {
+            let live = match split_moment(row) {
+                Some((stamp, key)) => self.recency(key)? == Some(stamp),
+                None => false,
+            };
+            if !live {
+                self.order.remove(row.as_slice())?;
+            }
+        }
+        self.sweep_from = if rows.len() < count { Vec::new() } else { rows.pop().unwrap_or_default() };
+        Ok(())
+    }
+
+    /// Step 6, up to the commit itself.
+    fn finish(mut self, number: u64) -> Result<(Outcome, Vec<u8>), Failure> {
+        if self.recount {
+            self.outcome.totals = recount(&self.data)?;
+        }
+        self.outcome.totals.batch = number;
+        self.outcome.next_deadline =
+            self.expiry.first()?.and_then(|(row, ())| Some(split_moment(row.value())?.0));
+        self.outcome.oldest =
+            self.order.first()?.and_then(|(row, ())| Some(split_moment(row.value())?.0));
+        let mut meta = self.transaction.open_table(META)?;
+        meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
+        Ok((self.outcome, self.sweep_from))
+    }
+}
+
+/// Counts entries and bytes by walking all rows; the number of the batch is left at zero.
+pub(super) fn recount(
+    data: &impl ReadableTable<&'static [u8], &'static [u8]>,
+) -> Result<Totals, Failure> {
+    let mut totals = Totals::default();
+    for row in data.iter()? {
+        let (key, row) = row?;
+        let header = Header::parse(row.value(), key.value().len());
+        totals.entries += 1;
+        totals.bytes = totals.bytes.saturating_add(header.map_or(0, |h| h.charge));
+    }
+    Ok(totals)
+}

@@ -1,0 +1,76 @@
+//! What can go wrong below: one type for redb's many errors and its panics.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, ErrorKind};
+
+/// A call into the disk tier that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) damaged: bool,
+    pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl Failure {
+    pub(crate) fn damage(what: impl Into<String>) -> Self {
+        Self { damaged: true, source: what.into().into() }
+    }
+
+    /// The error for a caller, with a sentence of what could not be done.
+    pub(crate) fn into_error(self, sentence: impl Into<String>) -> Error {
+        let kind = if self.damaged { ErrorKind::Corrupt } else { ErrorKind::Io };
+        let sentence = format!("{}: {}", sentence.into(), self.source);
+        Error::with_source(kind, sentence, self.source)
+    }
+}
+
+impl From<redb::Error> for Failure {
+    fn from(error: redb::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let damaged = match &error {
+            redb::Error::Corrupted(_) => true,
+            // A file that is cut short, or whose first bytes are not redb's.
+            redb::Error::Io(e) => matches!(e.kind(), Io::UnexpectedEof | Io::InvalidData),
+            _ => false,
+        };
+        Self { damaged, source: Box::new(error) }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self { damaged: false, source: Box::new(error) }
+    }
+}
+
+/// redb's errors by operation, all of which convert to its one big error.
+macro_rules! from_redb {
+    ($($error:ident)*) => {$(
+        impl From<redb::$error> for Failure {
+            fn from(error: redb::$error) -> Self {
+                redb::Error::from(error).into()
+            }
+        }
+    )*};
+}
+
+from_redb! { StorageError TableError DatabaseError CommitError TransactionError SetDurabilityError }
+
+/// Runs a call into redb; a panic below becomes a failure, for damage is what makes redb panic.
+pub(super) fn guarded<R>(call: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(Failure::damage(format!("the storage engine panicked: {text}")))
+    })
+}

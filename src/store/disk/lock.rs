@@ -1,0 +1,71 @@
+//! The lock file beside the cache file: one process, and one handle in it, owns a cache.
+//!
+//! An advisory lock of the operating system's, which ends with its holder, however that ends. The
+//! file holds the holder's process id, so that whoever is refused can say who has it. It stays
+//! behind, unlocked, when the cache is closed: removing it would race with the next one to open.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The lock, until it is dropped.
+#[derive(Debug)]
+pub(super) struct FileLock {
+    _file: File,
+}
+
+/// The name of another file that belongs to the cache file at `path`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+impl FileLock {
+    /// Takes the lock of the cache file at `path`, or says who holds it.
+    pub(super) fn take(path: &Path) -> Result<Self> {
+        let lock_path = beside(path, ".lock");
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+        let mut file = open.map_err(|e| {
+            let sentence = format!(
+                "cannot open the lock file {}: {e}; the folder must be writable",
+                lock_path.display()
+            );
+            Error::with_source(ErrorKind::Io, sentence, e)
+        })?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked(path, &mut file)),
+            Err(TryLockError::Error(e)) => {
+                let sentence = format!(
+                    "cannot lock {}: {e}; put the cache on a file system that supports locks",
+                    lock_path.display()
+                );
+                return Err(Error::with_source(ErrorKind::Io, sentence, e));
+            }
+        }
+        // The id is for people; a full disk must not keep the cache from opening.
+        let _ = file.set_len(0);
+        let _ = file.seek(SeekFrom::Start(0));
+        let _ = file.write_all(std::process::id().to_string().as_bytes());
+        Ok(Self { _file: file })
+    }
+}
+
+#[cold]
+fn locked(path: &Path, file: &mut File) -> Error {
+    let mut holder = String::new();
+    let _ = file.take(32).read_to_string(&mut holder);
+    let holder = match holder.trim() {
+        "" => "another process".to_owned(),
+        id if id == std::process::id().to_string() => format!("this process (id {id})"),
+        id => format!("process {id}"),
+    };
+    let sentence = format!(
+        "{} is open in {holder}; close it there, or open another file",
+        path.display()
+    );
+    Error::new(ErrorKind::Locked, sentence)
+}

@@ -1,0 +1,147 @@
+//! The disk tier: one redb file, rows that are slices of records, one writer.
+//!
+//! [`Disk`] is what readers share: snapshots and totals. [`Writer`] owns the database; there is one,
+//! and it commits batches. Both together own the file through its lock.
+//!
+//! # How it works
+//!
+//! Readers use the [`Snapshot`] of the last commit: a read transaction with its tables open, which
+//! the writer replaces after each commit, so that no old one stays alive and keeps pages from being
+//! reused. Nobody outside this folder sees a guard of redb's.
+//!
+//! After an error of the device redb refuses everything until it is opened anew; [`Writer::reopen`]
+//! does that, and the batch number in the totals tells whether a failed commit had happened.
+//!
+//! # Invariants
+//!
+//! - **D1** after each commit the tier is within the limits of that batch.
+//! - **D2** `totals` equals a recount of the data table at every commit, crashes included, because
+//!   it is written in the same transaction.
+//! - **D3** every entry has exactly one live row in the order table: that with its current stamp.
+//! - **D4** every entry with a deadline has exactly one row in the expiry table, and no other is
+//!   there.
+//!
+//! # Failure
+//!
+//! Every call into redb is behind `catch_unwind`: damage can make it panic. A row is accepted after
+//! its checksum only; redb itself verifies nothing on reads.
+
+mod commit;
+mod failure;
+mod lock;
+mod open;
+mod read;
+mod schema;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redb::Database;
+
+use crate::store::Totals;
+use crate::sync::RwLock;
+
+pub(crate) use failure::Failure;
+pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
+pub(crate) use read::{Row, Snapshot};
+
+/// What readers share.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    /// `None` while the database is being reopened, and after close.
+    snapshot: RwLock<Option<Arc<Snapshot>>>,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    /// Counts snapshots, so that a caller can tell whether there was a commit in between.
+    epoch: AtomicU64,
+}
+
+impl Disk {
+    /// The state after the last commit; `None` if the disk cannot be read now.
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.read().clone()
+    }
+
+    /// Entries and bytes as of the last commit.
+    pub(crate) fn held(&self) -> (u64, u64) {
+        (self.entries.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn publish(&self, snapshot: Option<Arc<Snapshot>>, totals: Totals) {
+        let mut current = self.snapshot.write();
+        self.entries.store(totals.entries, Ordering::Release);
+        self.bytes.store(totals.bytes, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        let old = std::mem::replace(&mut *current, snapshot);
+        drop(current);
+        drop(old);
+    }
+}
+
+/// The one who writes. Dropping it closes the database, and then lets the file go.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    disk: Arc<Disk>,
+    /// `None` after a failure, until it is reopened.
+    database: Option<Database>,
+    totals: Totals,
+    /// Where the sweep of stale order rows goes on.
+    sweep_from: Vec<u8>,
+    path: PathBuf,
+    cache_bytes: usize,
+    schema_version: u32,
+    /// Held for as long as the file may be touched; dropped last.
+    _lock: lock::FileLock,
+}
+
+impl Writer {
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.database.is_some()
+    }
+
+    /// Opens the database again after a failure, and says what its last commit was.
+    pub(crate) fn reopen(&mut self) -> Result<Totals, Failure> {
+        self.let_go();
+        let database = open::open_database(&self.path, self.cache_bytes)?;
+        self.totals = open::totals(&database)?;
+        self.database = Some(database);
+        self.refresh()?;
+        Ok(self.totals)
+    }
+
+    /// Gives readers the state after the last commit.
+    fn refresh(&mut self) -> Result<(), Failure> {
+        let Some(database) = &self.database else { return Ok(()) };
+        let schema_version = self.schema_version;
+        let snapshot = failure::guarded(|| Snapshot::take(database, schema_version))?;
+        self.disk.publish(Some(Arc::new(snapshot)), self.totals);
+        Ok(())
+    }
+
+    /// Closes the database, so that it can be opened again; keeps the lock.
+    pub(crate) fn let_go(&mut self) {
+        self.disk.publish(None, self.totals);
+        if let Some(database) = self.database.take() {
+            // Closing a database that has failed may fail again, or panic; it is gone all the same.
+            let _ = failure::guarded(move || {
+                drop(database);
+                Ok(())
+            });
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}

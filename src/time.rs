@@ -1,0 +1,317 @@
+//! Time: the stamps that order entries, the wall time that deadlines are measured against.
+//!
+//! [`Timestamp`] is nanoseconds since the Unix epoch. A cache reads a [`Clock`]: the system's, or
+//! one that is injected, such as [`ManualClock`].
+//!
+//! # How it works
+//!
+//! No hit reads a clock. [`Ticker`] keeps two words: `wall`, the time as last read, refreshed every
+//! few milliseconds by the maintenance thread; and `last`, the last stamp given out, which that
+//! thread raises to the wall time and from which each operation takes the next number. This is a
+//! hybrid logical clock (Kulkarni et al., 2014) with one shared counter.
+//!
+//! When nothing has happened for a while, `wall` is set to [`PARKED`] and the thread sleeps; the
+//! next operation sees that, reads the clock itself and wakes the thread.
+//!
+//! # Invariants
+//!
+//! - **T1** no two stamps of one cache's clock are equal, and a stamp taken after another (in one
+//!   thread, or by happens-before between threads) is larger.
+//! - **T2** a stamp is at least the wall time as known when it was taken.
+//! - **T3** time moves by the monotonic clock: the system's wall clock is read once per process.
+//!
+//! # Why not thread-local stamps
+//!
+//! The largest of the thread's, the shard's and the wall's last stamp costs no locked
+//! instruction, but two threads that hand work to each other within one refresh would be ordered
+//! wrongly when they use different shards. The shared counter costs about 5 ns and is right.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the system's clocks for everybody else"
+)]
+
+use std::fmt;
+use std::ops::Add;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::sync::CachePadded;
+
+/// A moment: nanoseconds since the Unix epoch (until the year 2554).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::Timestamp;
+///
+/// let noon = Timestamp::from_secs(1_700_000_000);
+/// assert_eq!((noon + Duration::from_millis(5)).as_nanos(), 1_700_000_000_005_000_000);
+/// assert!(Timestamp::from_millis(1) < Timestamp::now());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The current time.
+    pub fn now() -> Self {
+        Self(system_nanos())
+    }
+
+    /// A timestamp from nanoseconds since the Unix epoch.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// A timestamp from milliseconds since the Unix epoch. Saturates at the latest timestamp.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1_000_000))
+    }
+
+    /// A timestamp from seconds since the Unix epoch. Saturates at the latest timestamp.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(1_000_000_000))
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    /// Saturates at the latest timestamp.
+    fn add(self, rhs: Duration) -> Self {
+        Self(self.0.saturating_add(nanos_of(rhs)))
+    }
+}
+
+/// A duration in nanoseconds, saturating (584 years).
+pub(crate) fn nanos_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where a cache gets its time from.
+///
+/// `now` is called by many threads and often: it must be cheap, must not panic and must not use
+/// the cache. A clock that goes backwards does no harm to the order: stamps never do.
+pub trait Clock: Send + Sync + 'static {
+    /// The current time.
+    fn now(&self) -> Timestamp;
+}
+
+/// A clock that stands still until it is told to move; clones share their time.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::{ByteCache, ManualClock, Timestamp};
+///
+/// let clock = ManualClock::new(Timestamp::from_secs(1_000));
+/// let cache = ByteCache::builder()
+///     .memory_max_entries(10)
+///     .memory_time_to_live(Duration::from_secs(60))
+///     .clock(clock.clone())
+///     .open()?;
+/// cache.insert(b"key", b"value")?;
+/// clock.advance(Duration::from_secs(61));
+/// assert!(cache.get(b"key")?.is_none());
+/// # Ok::<(), larder::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// A clock that shows `start`.
+    pub fn new(start: Timestamp) -> Self {
+        Self(Arc::new(AtomicU64::new(start.0)))
+    }
+
+    /// The time it shows.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+
+    /// Moves it to `time`, forwards or backwards.
+    pub fn set(&self, time: Timestamp) {
+        self.0.store(time.0, Ordering::SeqCst);
+    }
+
+    /// Moves it forwards. Saturates at the latest timestamp.
+    pub fn advance(&self, by: Duration) {
+        let by = nanos_of(by);
+        let _ = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |t| Some(t.saturating_add(by)));
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Self::now(self)
+    }
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> Timestamp {
+        (**self).now()
+    }
+}
+
+/// The wall and the monotonic clock, read together once per process (T3).
+static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (Instant::now(), nanos_of(wall))
+});
+
+fn system_nanos() -> u64 {
+    let (start, wall) = *ANCHOR;
+    wall.saturating_add(nanos_of(start.elapsed()))
+}
+
+/// A monotonic reading for timeouts inside the crate; never stored, never compared with stamps.
+pub(crate) fn monotonic() -> Instant {
+    Instant::now()
+}
+
+/// `wall` while the maintenance thread sleeps.
+const PARKED: u64 = 0;
+
+/// The clock of one cache: wall time and stamps (T1, T2).
+pub(crate) struct Ticker {
+    /// The system time as last refreshed, or [`PARKED`]. Unused with an injected clock.
+    wall: CachePadded<AtomicU64>,
+    /// The last stamp that was given out.
+    last: CachePadded<AtomicU64>,
+    injected: Option<Arc<dyn Clock>>,
+    /// The maintenance thread, to be woken when time is needed again.
+    sleeper: OnceLock<Thread>,
+}
+
+impl fmt::Debug for Ticker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticker")
+            .field("last", &self.last)
+            .field("injected", &self.injected.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ticker {
+    pub(crate) fn new(injected: Option<Arc<dyn Clock>>) -> Self {
+        let start = injected.as_ref().map_or_else(system_nanos, |c| c.now().0);
+        Self {
+            wall: CachePadded::new(AtomicU64::new(PARKED)),
+            last: CachePadded::new(AtomicU64::new(start)),
+            injected,
+            sleeper: OnceLock::new(),
+        }
+    }
+
+    /// The clock that entries of this cache measure their age with; `None` is the system's.
+    pub(crate) fn injected(&self) -> Option<Arc<dyn Clock>> {
+        self.injected.clone()
+    }
+
+    /// Names the thread that calls [`Self::tick`].
+    pub(crate) fn set_sleeper(&self, thread: Thread) {
+        let _ = self.sleeper.set(thread);
+    }
+
+    /// The wall time in nanoseconds, at most one refresh old.
+    pub(crate) fn wall(&self) -> u64 {
+        if let Some(clock) = &self.injected {
+            return clock.now().0;
+        }
+        match self.wall.load(Ordering::Relaxed) {
+            PARKED => self.wake(),
+            wall => wall,
+        }
+    }
+
+    /// The next stamp (T1).
+    pub(crate) fn stamp(&self) -> u64 {
+        if let Some(clock) = &self.injected {
+            let now = clock.now().0;
+            let next = |last: u64| Some(now.max(last.saturating_add(1)));
+            let last = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+            return next(last.unwrap_or(now)).unwrap_or(now);
+        }
+        if self.wall.load(Ordering::Relaxed) == PARKED {
+            self.wake();
+        }
+        self.last.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    }
+
+    #[cold]
+    fn wake(&self) -> u64 {
+        let now = self.tick();
+        if let Some(thread) = self.sleeper.get() {
+            thread.unpark();
+        }
+        now
+    }
+
+    /// Reads the clock and refreshes both words; gives the wall time.
+    pub(crate) fn tick(&self) -> u64 {
+        if let Some(clock) = &self.injected {
+            return clock.now().0;
+        }
+        let now = system_nanos().max(PARKED + 1);
+        self.last.fetch_max(now, Ordering::AcqRel);
+        self.wall.store(now, Ordering::Release);
+        now
+    }
+
+    /// Says that nobody refreshes the wall time from now on, until someone asks for it.
+    pub(crate) fn park(&self) {
+        self.wall.store(PARKED, Ordering::Release);
+    }
+}
+
+/// The time as entries see it: the injected clock's, or the system's, read now.
+pub(crate) fn read(injected: Option<&Arc<dyn Clock>>) -> u64 {
+    injected.map_or_else(system_nanos, |c| c.now().0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_unique_and_rise_across_threads() {
+        let ticker = Arc::new(Ticker::new(None));
+        let mut all: Vec<u64> = std::thread::scope(|s| {
+            let take = || (0..10_000).map(|_| ticker.stamp()).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..4).map(|_| s.spawn(take)).collect();
+            threads
+                .into_iter()
+                .flat_map(|t| {
+                    let stamps = t.join().unwrap();
+                    assert!(stamps.is_sorted());
+                    stamps
+                })
+                .collect()
+        });
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 40_000);
+        let latest = all.last().copied().unwrap();
+        assert!(ticker.stamp() > latest);
+    }
+
+    #[test]
+    fn an_injected_clock_that_goes_back_does_not_take_stamps_with_it() {
+        let clock = ManualClock::new(Timestamp(100));
+        let ticker = Ticker::new(Some(Arc::new(clock.clone())));
+        let first = ticker.stamp();
+        clock.set(Timestamp(7));
+        assert!(ticker.stamp() > first);
+        assert_eq!(ticker.wall(), 7);
+    }
+}
