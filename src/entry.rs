@@ -312,6 +312,11 @@ impl InsertOptions {
         self
     }
 
+    /// Options that say nothing but the weight, if any.
+    pub(crate) fn of_weight(weight: Option<u64>) -> Self {
+        Self { weight, ..Self::default() }
+    }
+
     /// The attributes, encoded: number of tags, tags, then names and texts in turn; every string
     /// with its length in two bytes in front. Empty if there are none.
     pub(crate) fn encode_attributes(&self) -> Result<Vec<u8>> {

@@ -176,13 +176,7 @@ impl Header {
             return None;
         }
         let schema = u32_at(row, 12)?;
-        let header = Self {
-            stamp,
-            created,
-            deadline,
-            charge,
-            schema,
-        };
+        let header = Self { stamp, created, deadline, charge, schema };
         Some((version, header))
     }
 }
@@ -420,6 +414,11 @@ impl Record {
             schema: header.schema,
         };
         draft.finish(self.key(), seal)
+    }
+
+    /// Whether both are handles on one record.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.ptr == other.ptr
     }
 
     fn counter(&self) -> &AtomicU32 {

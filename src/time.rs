@@ -145,9 +145,8 @@ impl ManualClock {
     /// Moves it forwards. Saturates at the latest timestamp.
     pub fn advance(&self, by: Duration) {
         let by = nanos_of(by);
-        let _ = self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |t| Some(t.saturating_add(by)));
+        let _ =
+            self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |t| Some(t.saturating_add(by)));
     }
 }
 
@@ -266,6 +265,13 @@ impl Ticker {
         self.last.fetch_max(now, Ordering::AcqRel);
         self.wall.store(now, Ordering::Release);
         now
+    }
+
+    /// Wakes the maintenance thread: there is something new to keep an eye on.
+    pub(crate) fn nudge(&self) {
+        if let Some(thread) = self.sleeper.get() {
+            thread.unpark();
+        }
     }
 
     /// Says that nobody refreshes the wall time from now on, until someone asks for it.

@@ -53,7 +53,8 @@ pub trait CacheValue:
                       + Sync
                       + for<'a> CheckBytes<HighValidator<'a, RkyvError>>
                       + Deserialize<Self, HighDeserializer<RkyvError>>,
-    > + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>
+    >
+    + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>
 {
 }
 
@@ -68,7 +69,8 @@ impl<T> CacheValue for T where
                           + Sync
                           + for<'a> CheckBytes<HighValidator<'a, RkyvError>>
                           + Deserialize<Self, HighDeserializer<RkyvError>>,
-        > + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>
+        >
+        + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>
 {
 }
 

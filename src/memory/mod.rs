@@ -250,7 +250,8 @@ impl<S> Memory<S> {
         });
         let first = tied.next()?;
         let Some(second) = tied.next() else {
-            return Some(first).filter(|_| least != EMPTY || self.oldest_key(first, least).is_some());
+            return Some(first)
+                .filter(|_| least != EMPTY || self.oldest_key(first, least).is_some());
         };
         let contenders = [first, second].into_iter().chain(tied);
         let oldest = contenders.filter_map(|i| Some((self.oldest_key(i, least)?, i)));
@@ -268,9 +269,7 @@ impl<S> Memory<S> {
         let (mut entries, mut bytes) = (0, 0);
         for (index, bound) in self.bounds.iter().enumerate() {
             let locked = self.lock_nth(index);
-            locked.shard.validate(|key| {
-                self.hash(key).shard(self.shards.len() - 1) == index
-            })?;
+            locked.shard.validate(|key| self.hash(key).shard(self.shards.len() - 1) == index)?;
             entries += locked.shard.len();
             bytes += locked.shard.bytes();
             let oldest = locked.shard.oldest_stamp().unwrap_or(EMPTY);

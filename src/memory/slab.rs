@@ -43,6 +43,7 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(crate) struct Removed {
     pub(crate) record: Record,
+    pub(crate) hash: u64,
     pub(crate) stamp: u64,
     pub(crate) handed: u64,
 }
@@ -91,7 +92,7 @@ impl Slab {
         let Some(record) = slot.record.take() else { unreachable!("B1: {id:?} is free") };
         slot.newer = self.free;
         self.free = id;
-        Removed { record, stamp: slot.stamp, handed: slot.handed }
+        Removed { record, hash: slot.hash, stamp: slot.stamp, handed: slot.handed }
     }
 
     pub(super) fn record(&self, id: SlotId) -> &Record {

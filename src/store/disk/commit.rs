@@ -229,7 +229,6 @@ impl<'t, 'b> Work<'t, 'b> {
         let batch = self.outcome.totals.batch;
         self.outcome.totals = Totals { batch, ..Totals::default() };
         self.touched = false;
-        // Emptied by giving back whole subtrees, not row by row.
         self.data.retain(|_, _| false)?;
         self.order.retain(|_, ()| false)?;
         self.touch.retain(|_, _| false)?;
@@ -336,7 +335,7 @@ impl<'t, 'b> Work<'t, 'b> {
     fn oldest_live(&mut self) -> Result<Option<(u64, Vec<u8>)>, Failure> {
         loop {
             let row = match self.order.first()? {
-                Some((row, ())) => row.value().to_vec(),
+                Some((row, _)) => row.value().to_vec(),
                 None => return Ok(None),
             };
             if let Some((stamp, key)) = split_moment(&row) {
@@ -394,7 +393,8 @@ impl<'t, 'b> Work<'t, 'b> {
                 self.order.remove(row.as_slice())?;
             }
         }
-        self.sweep_from = if rows.len() < count { Vec::new() } else { rows.pop().unwrap_or_default() };
+        self.sweep_from =
+            if rows.len() < count { Vec::new() } else { rows.pop().unwrap_or_default() };
         Ok(())
     }
 
@@ -405,9 +405,9 @@ impl<'t, 'b> Work<'t, 'b> {
         }
         self.outcome.totals.batch = number;
         self.outcome.next_deadline =
-            self.expiry.first()?.and_then(|(row, ())| Some(split_moment(row.value())?.0));
+            self.expiry.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         self.outcome.oldest =
-            self.order.first()?.and_then(|(row, ())| Some(split_moment(row.value())?.0));
+            self.order.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         let mut meta = self.transaction.open_table(META)?;
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
         Ok((self.outcome, self.sweep_from))

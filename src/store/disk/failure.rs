@@ -23,6 +23,11 @@ impl Failure {
         Self { damaged: true, source: what.into().into() }
     }
 
+    /// What a reader reported.
+    pub(crate) fn suspicion(reason: &str) -> Self {
+        Self { damaged: false, source: reason.into() }
+    }
+
     /// The error for a caller, with a sentence of what could not be done.
     pub(crate) fn into_error(self, sentence: impl Into<String>) -> Error {
         let kind = if self.damaged { ErrorKind::Corrupt } else { ErrorKind::Io };

@@ -27,7 +27,8 @@ impl FileLock {
     /// Takes the lock of the cache file at `path`, or says who holds it.
     pub(super) fn take(path: &Path) -> Result<Self> {
         let lock_path = beside(path, ".lock");
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+        let open =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
         let mut file = open.map_err(|e| {
             let sentence = format!(
                 "cannot open the lock file {}: {e}; the folder must be writable",
@@ -63,9 +64,7 @@ fn locked(path: &Path, file: &mut File) -> Error {
         id if id == std::process::id().to_string() => format!("this process (id {id})"),
         id => format!("process {id}"),
     };
-    let sentence = format!(
-        "{} is open in {holder}; close it there, or open another file",
-        path.display()
-    );
+    let sentence =
+        format!("{} is open in {holder}; close it there, or open another file", path.display());
     Error::new(ErrorKind::Locked, sentence)
 }

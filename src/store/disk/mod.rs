@@ -44,7 +44,7 @@ use crate::sync::RwLock;
 
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
-pub(crate) use read::{Row, Snapshot};
+pub(crate) use read::{Lookup, Row, Snapshot};
 
 /// What readers share.
 #[derive(Debug)]
@@ -102,10 +102,6 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn totals(&self) -> Totals {
         self.totals
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.database.is_some()
     }
 
     /// Opens the database again after a failure, and says what its last commit was.

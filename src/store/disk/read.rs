@@ -56,7 +56,9 @@ impl Snapshot {
             let Some(guard) = self.data.get(key)? else { return Ok(Lookup::Nothing) };
             let record = match Record::from_row(key, guard.value()) {
                 Ok(record) => record,
-                Err(BadRow::Newer | BadRow::Shape | BadRow::Checksum) => return Ok(Lookup::Damaged),
+                Err(BadRow::Newer | BadRow::Shape | BadRow::Checksum) => {
+                    return Ok(Lookup::Damaged);
+                }
             };
             if record.header().schema != self.schema_version {
                 return Ok(Lookup::Nothing);

@@ -1,0 +1,324 @@
+//! The builder: one list of options for both handles.
+
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bytes::ByteCache;
+use crate::cache::{Cache, TypedListener};
+use crate::config::{Config, DamagePolicy, ErrorPolicy, SchemaPolicy, WritePolicy};
+use crate::entry::{ByteEntry, Entry, RemovalCause};
+use crate::error::Result;
+use crate::key::CacheKey;
+use crate::time::Clock;
+use crate::value::CacheValue;
+
+/// What a cache is opened with. Made by [`Cache::builder`] and [`ByteCache::builder`].
+///
+/// Setters check nothing; [`open`](Builder::<ByteCache>::open) checks everything, and names the
+/// option that is wrong.
+///
+/// # Behaviour
+///
+/// `path`, limits, times to live, `max_memory_entry_bytes`, `max_key_bytes`, `weigher`,
+/// `schema_version`, `write_policy` and the policies decide what the cache does.
+///
+/// # Performance
+///
+/// `shards` and `disk_cache_bytes` decide how fast it does it; most leave them alone.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::{Cache, WritePolicy};
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache: Cache<str, String> = Cache::builder()
+///     .path(folder.path().join("pages.larder"))
+///     .memory_max_entries(1_000)
+///     .memory_max_bytes(16 << 20)
+///     .disk_max_entries(100_000)
+///     .disk_max_bytes(1 << 30)
+///     .memory_time_to_live(Duration::from_secs(60))
+///     .disk_time_to_live(Duration::from_secs(3_600))
+///     .time_to_idle(Duration::from_secs(600))
+///     .max_memory_entry_bytes(10 << 10)
+///     .schema_version(3)
+///     .write_policy(WritePolicy::Through)
+///     .open()?;
+/// cache.insert("index", &"<html>".to_owned())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "nothing is opened until `open` is called"]
+pub struct Builder<H: Weighed> {
+    config: Config,
+    weigher: Option<H::Weigher>,
+    listener: Option<H::Listener>,
+    handle: PhantomData<fn() -> H>,
+}
+
+/// What a handle's weigher and listener look like; implemented by the handles.
+pub trait Weighed: sealed::Sealed {
+    /// The function behind [`Builder::weigher`](Builder::<ByteCache>::weigher).
+    type Weigher: Clone;
+    /// The function behind [`Builder::eviction_listener`](Builder::<ByteCache>::eviction_listener).
+    type Listener: Clone;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl sealed::Sealed for ByteCache {}
+impl Weighed for ByteCache {
+    type Weigher = Arc<dyn Fn(&[u8], &[u8]) -> u64 + Send + Sync>;
+    type Listener = Arc<dyn Fn(Vec<u8>, ByteEntry, RemovalCause) + Send + Sync>;
+}
+
+impl<K: CacheKey + ?Sized, V: CacheValue> sealed::Sealed for Cache<K, V> {}
+impl<K: CacheKey + ?Sized, V: CacheValue> Weighed for Cache<K, V> {
+    type Weigher = Arc<dyn Fn(&K, &V) -> u64 + Send + Sync>;
+    type Listener = TypedListener<K, V>;
+}
+
+impl<H: Weighed> Clone for Builder<H> {
+    fn clone(&self) -> Self {
+        let (weigher, listener) = (self.weigher.clone(), self.listener.clone());
+        Self { config: self.config.clone(), weigher, listener, handle: PhantomData }
+    }
+}
+
+impl<H: Weighed> std::fmt::Debug for Builder<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl<H: Weighed> Builder<H> {
+    pub(crate) fn new() -> Self {
+        Self { config: Config::default(), weigher: None, listener: None, handle: PhantomData }
+    }
+
+    /// The file of the disk tier. Missing folders are made; beside it are a lock file (`*.lock`)
+    /// and, after damage, one file that was set aside (`*.damaged`). Default: none, memory only.
+    pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.path = Some(path.into());
+        self
+    }
+
+    /// The most entries in memory; 0 with a path means disk only. Default: no limit.
+    pub fn memory_max_entries(mut self, entries: u64) -> Self {
+        self.config.memory.entries = Some(entries);
+        self
+    }
+
+    /// The most bytes in memory: the sum of key and value bytes, or of weights. What an entry takes
+    /// on top is in the README. 0 with a path means disk only. Default: no limit.
+    pub fn memory_max_bytes(mut self, bytes: u64) -> Self {
+        self.config.memory.bytes = Some(bytes);
+        self
+    }
+
+    /// The most entries on disk, at least 1. Needs a path. Default: no limit.
+    pub fn disk_max_entries(mut self, entries: u64) -> Self {
+        self.config.disk.entries = Some(entries);
+        self
+    }
+
+    /// The most bytes on disk, at least 1: the sum of key and value bytes, or of weights. The file is
+    /// larger. Needs a path. Default: no limit.
+    pub fn disk_max_bytes(mut self, bytes: u64) -> Self {
+        self.config.disk.bytes = Some(bytes);
+        self
+    }
+
+    /// How long an entry stays in memory after it was inserted or promoted. With a disk tier it is a
+    /// disk hit after that, and is promoted anew; without one it is gone. Default: no limit.
+    pub fn memory_time_to_live(mut self, ttl: Duration) -> Self {
+        self.config.memory_time_to_live = Some(ttl);
+        self
+    }
+
+    /// How long an entry stays in the cache after it was inserted, restarts included. Needs a path.
+    /// Default: no limit.
+    pub fn disk_time_to_live(mut self, ttl: Duration) -> Self {
+        self.config.disk_time_to_live = Some(ttl);
+        self
+    }
+
+    /// How long an entry stays in the cache without being accessed. Default: no limit.
+    pub fn time_to_idle(mut self, idle: Duration) -> Self {
+        self.config.time_to_idle = Some(idle);
+        self
+    }
+
+    /// The largest charge of an entry that is kept in memory; larger ones live on disk only. Needs a
+    /// path. Default: the byte limit of memory.
+    pub fn max_memory_entry_bytes(mut self, bytes: u64) -> Self {
+        self.config.max_memory_entry_bytes = Some(bytes);
+        self
+    }
+
+    /// The longest key in bytes, as encoded: 1 to 4096. Default: 256.
+    pub fn max_key_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_key_bytes = bytes;
+        self
+    }
+
+    /// The version of what the values mean. A file of another version opens empty: its entries are
+    /// dropped. Default: 0.
+    pub fn schema_version(mut self, version: u32) -> Self {
+        self.config.schema_version = version;
+        self
+    }
+
+    /// When writes reach the disk. Default: [`WritePolicy::behind`].
+    pub fn write_policy(mut self, policy: WritePolicy) -> Self {
+        self.config.write_policy = policy;
+        self
+    }
+
+    /// What to do with a damaged file. Default: [`DamagePolicy::SetAside`].
+    pub fn on_damage(mut self, policy: DamagePolicy) -> Self {
+        self.config.on_damage = policy;
+        self
+    }
+
+    /// What to do with a file of another type. Default: [`SchemaPolicy::Fail`].
+    pub fn on_schema_mismatch(mut self, policy: SchemaPolicy) -> Self {
+        self.config.on_schema_mismatch = policy;
+        self
+    }
+
+    /// What callers see when the disk fails. Default: [`ErrorPolicy::Degrade`].
+    pub fn error_policy(mut self, policy: ErrorPolicy) -> Self {
+        self.config.error_policy = policy;
+        self
+    }
+
+    /// Where time comes from. Default: the system's clocks.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.config.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// The number of shards of memory, 1 to 4096, rounded up to a power of two. More let more
+    /// threads in at once and make eviction look further; the order is the same with any number.
+    /// Default: four per core, fewer for few entries.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.config.shards = Some(shards);
+        self
+    }
+
+    /// Memory for pages of the file, on top of the memory tier. Default: 64 MiB.
+    pub fn disk_cache_bytes(mut self, bytes: usize) -> Self {
+        self.config.disk_cache_bytes = bytes;
+        self
+    }
+}
+
+impl Builder<ByteCache> {
+    /// What an entry counts against byte limits, by key and value; at most 2^56. Called once per
+    /// insert, before anything changes, so a panic in it reaches the caller of the insert and does
+    /// no harm. Default: key bytes plus value bytes.
+    pub fn weigher(
+        mut self,
+        weigher: impl Fn(&[u8], &[u8]) -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.weigher = Some(Arc::new(weigher));
+        self
+    }
+
+    /// Hears of every entry that leaves a tier: key, entry, cause. [`Entry::tier`] tells which: an
+    /// entry that leaves memory by a limit or by memory's time to live, and stays on disk, is
+    /// reported with [`Tier::Memory`](crate::Tier::Memory); one that leaves the cache is reported
+    /// once. `clear` reports nothing. Called after all locks are gone, by the thread that made it
+    /// happen; a panic in it is caught. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use larder::{ByteCache, RemovalCause};
+    ///
+    /// let (left, seen) = mpsc::channel();
+    /// let cache = ByteCache::builder()
+    ///     .memory_max_entries(1)
+    ///     .eviction_listener(move |key, _entry, cause| { let _ = left.send((key, cause)); })
+    ///     .open()?;
+    /// cache.insert(b"old", b"1")?;
+    /// cache.insert(b"new", b"2")?;
+    /// assert_eq!(seen.recv()?, (b"old".to_vec(), RemovalCause::Size));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn eviction_listener(
+        mut self,
+        listener: impl Fn(Vec<u8>, ByteEntry, RemovalCause) + Send + Sync + 'static,
+    ) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self
+    }
+
+    /// Opens the cache.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidOption` for options that make no sense; with a path, also `Io`, `Locked`, `Foreign`,
+    /// `Version`, `Schema` and `Corrupt`. The file is untouched then.
+    pub fn open(self) -> Result<ByteCache> {
+        ByteCache::open(self.config, self.weigher, self.listener)
+    }
+}
+
+impl<K: CacheKey + ?Sized, V: CacheValue> Builder<Cache<K, V>> {
+    /// What an entry counts against byte limits, by key and value; at most 2^56. Called once per
+    /// insert, before anything changes, so a panic in it reaches the caller of the insert and does
+    /// no harm. Default: key bytes plus the bytes of the archived value.
+    pub fn weigher(mut self, weigher: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Arc::new(weigher));
+        self
+    }
+
+    /// Hears of every entry that leaves a tier: key, entry, cause. [`Entry::tier`] tells which: an
+    /// entry that leaves memory by a limit or by memory's time to live, and stays on disk, is
+    /// reported with [`Tier::Memory`](crate::Tier::Memory); one that leaves the cache is reported
+    /// once. `clear` reports nothing. Called after all locks are gone, by the thread that made it
+    /// happen; a panic in it is caught. A listener that keeps a handle of its own cache keeps the
+    /// cache open. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use larder::{Cache, RemovalCause};
+    ///
+    /// let (left, seen) = mpsc::channel();
+    /// let cache: Cache<str, u64> = Cache::builder()
+    ///     .memory_max_entries(1)
+    ///     .eviction_listener(move |key, entry, cause| { let _ = left.send((key, entry.to_owned(), cause)); })
+    ///     .open()?;
+    /// cache.insert("old", &1)?;
+    /// cache.insert("new", &2)?;
+    /// assert_eq!(seen.recv()?, ("old".to_owned(), 1, RemovalCause::Size));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn eviction_listener(
+        mut self,
+        listener: impl Fn(K::Owned, Entry<V>, RemovalCause) + Send + Sync + 'static,
+    ) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self
+    }
+
+    /// Opens the cache.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidOption` for options that make no sense; with a path, also `Io`, `Locked`, `Foreign`,
+    /// `Version`, `Schema` and `Corrupt`. The file is untouched then.
+    pub fn open(self) -> Result<Cache<K, V>> {
+        Cache::open(self.config, self.weigher, self.listener)
+    }
+}

@@ -1,0 +1,284 @@
+//! Options: what a cache is opened with, and the check that they make sense together.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::entry::{Found, RemovalCause};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hash::SHARDS_MAX;
+use crate::record::KEY_BYTES_MAX;
+use crate::stats::Limits;
+use crate::time::Clock;
+
+/// When a write reaches the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WritePolicy {
+    /// A write returns when it is durable; concurrent writers share a commit.
+    Through,
+    /// A write returns at once and is durable within `max_delay`, or when `flush` returns. After a
+    /// crash the disk holds a prefix of the acknowledged operations.
+    Behind {
+        /// The longest that a write waits before its commit begins.
+        max_delay: Duration,
+        /// The most operations that may be acknowledged and not yet durable.
+        max_pending_ops: usize,
+        /// The most bytes of those: keys, values and attributes.
+        max_pending_bytes: usize,
+        /// What a write does when there are as many.
+        when_full: WhenFull,
+    },
+}
+
+impl WritePolicy {
+    /// [`WritePolicy::Behind`] with its defaults: 100 ms, 65,536 operations, 64 MiB, and
+    /// [`WhenFull::Block`] for 30 s.
+    pub fn behind() -> Self {
+        Self::Behind {
+            max_delay: Duration::from_millis(100),
+            max_pending_ops: 1 << 16,
+            max_pending_bytes: 64 << 20,
+            when_full: WhenFull::default(),
+        }
+    }
+}
+
+impl Default for WritePolicy {
+    fn default() -> Self {
+        Self::behind()
+    }
+}
+
+/// What a write does when the queue of pending writes is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It waits this long at most, and then fails with `ErrorKind::Busy`.
+    Block(Duration),
+    /// The new entry stays in memory only, any older version on disk is removed, and
+    /// `Stats::shed` counts it.
+    Shed,
+}
+
+impl Default for WhenFull {
+    /// Waits for 30 s.
+    fn default() -> Self {
+        Self::Block(Duration::from_secs(30))
+    }
+}
+
+/// What to do with a file that begins as ours do and is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DamagePolicy {
+    /// Rename it to `*.damaged`, in the place of the one before, log that, and start empty.
+    #[default]
+    SetAside,
+    /// Fail to open, with `ErrorKind::Corrupt`.
+    Fail,
+}
+
+/// What to do with a file that holds keys or values of another type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SchemaPolicy {
+    /// Fail to open, with `ErrorKind::Schema`.
+    #[default]
+    Fail,
+    /// Remove what it holds and start empty.
+    StartEmpty,
+}
+
+/// What callers see when the disk fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ErrorPolicy {
+    /// The cache goes on in memory: reads that need the disk are misses, writes succeed.
+    /// `flush` and `close` return the error; `health` and `stats` show it.
+    #[default]
+    Degrade,
+    /// Reads that need the disk, and writes that must be durable, return the error.
+    Strict,
+}
+
+/// The engine's listener: what left, and why.
+pub(crate) type Listener = Arc<dyn Fn(Found, RemovalCause) + Send + Sync>;
+
+/// Everything a cache is opened with.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) memory: Limits,
+    pub(crate) disk: Limits,
+    pub(crate) memory_time_to_live: Option<Duration>,
+    pub(crate) disk_time_to_live: Option<Duration>,
+    pub(crate) time_to_idle: Option<Duration>,
+    pub(crate) max_memory_entry_bytes: Option<u64>,
+    pub(crate) max_key_bytes: usize,
+    pub(crate) schema_version: u32,
+    pub(crate) write_policy: WritePolicy,
+    pub(crate) on_damage: DamagePolicy,
+    pub(crate) on_schema_mismatch: SchemaPolicy,
+    pub(crate) error_policy: ErrorPolicy,
+    pub(crate) shards: Option<usize>,
+    pub(crate) disk_cache_bytes: usize,
+    pub(crate) clock: Option<Arc<dyn Clock>>,
+    pub(crate) listener: Option<Listener>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: None,
+            memory: Limits::default(),
+            disk: Limits::default(),
+            memory_time_to_live: None,
+            disk_time_to_live: None,
+            time_to_idle: None,
+            max_memory_entry_bytes: None,
+            max_key_bytes: 256,
+            schema_version: 0,
+            write_policy: WritePolicy::default(),
+            on_damage: DamagePolicy::default(),
+            on_schema_mismatch: SchemaPolicy::default(),
+            error_policy: ErrorPolicy::default(),
+            shards: None,
+            disk_cache_bytes: 64 << 20,
+            clock: None,
+            listener: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("path", &self.path)
+            .field("memory", &self.memory)
+            .field("disk", &self.disk)
+            .field("write_policy", &self.write_policy)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cold]
+fn invalid(sentence: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOption, sentence)
+}
+
+impl Config {
+    /// Checks every option, alone and with the others.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if !(1..=KEY_BYTES_MAX).contains(&self.max_key_bytes) {
+            let given = self.max_key_bytes;
+            return Err(invalid(format!(
+                "max_key_bytes is {given}; it can be 1 to {KEY_BYTES_MAX}"
+            )));
+        }
+        if let Some(shards) = self.shards.filter(|n| !(1..=SHARDS_MAX).contains(n)) {
+            return Err(invalid(format!("shards is {shards}; it can be 1 to {SHARDS_MAX}")));
+        }
+        let durations = [
+            ("memory_time_to_live", self.memory_time_to_live),
+            ("disk_time_to_live", self.disk_time_to_live),
+            ("time_to_idle", self.time_to_idle),
+        ];
+        if let Some((name, _)) = durations.iter().find(|d| d.1 == Some(Duration::ZERO)) {
+            return Err(invalid(format!("{name} is 0, so nothing would be kept; leave it out")));
+        }
+        self.validate_memory(self.memory)?;
+        self.validate_disk(self.disk)?;
+        if self.path.is_none() && self.disk_time_to_live.is_some() {
+            return Err(without_disk("disk_time_to_live"));
+        }
+        if self.path.is_none() && self.max_memory_entry_bytes.is_some() {
+            return Err(without_disk("max_memory_entry_bytes"));
+        }
+        self.validate_policy()
+    }
+
+    /// Checks limits for the memory tier.
+    pub(crate) fn validate_memory(&self, limits: Limits) -> Result<()> {
+        let zero = limits.entries == Some(0) || limits.bytes == Some(0);
+        if zero && self.path.is_none() {
+            return Err(invalid(
+                "a memory limit is 0 and there is no disk tier, so nothing would be kept; raise \
+                 the limit or set a path",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks limits for the disk tier.
+    pub(crate) fn validate_disk(&self, limits: Limits) -> Result<()> {
+        for (name, limit) in
+            [("disk_max_entries", limits.entries), ("disk_max_bytes", limits.bytes)]
+        {
+            match limit {
+                Some(_) if self.path.is_none() => return Err(without_disk(name)),
+                Some(0) => {
+                    return Err(invalid(format!(
+                        "{name} is 0, so nothing would be kept; leave the path out for a cache in \
+                         memory only"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_policy(&self) -> Result<()> {
+        if let WritePolicy::Behind { max_pending_ops, max_pending_bytes, max_delay, .. } =
+            self.write_policy
+        {
+            for (name, given) in
+                [("max_pending_ops", max_pending_ops), ("max_pending_bytes", max_pending_bytes)]
+            {
+                if given == 0 {
+                    return Err(invalid(format!(
+                        "{name} is 0, so no write could ever be accepted"
+                    )));
+                }
+            }
+            if max_delay > Duration::from_secs(3600) {
+                let secs = max_delay.as_secs();
+                return Err(invalid(format!("max_delay is {secs} s; it can be up to 3600 s")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of shards: a power of two; as asked, or four per core and fewer for few entries.
+    pub(crate) fn shard_count(&self) -> usize {
+        if let Some(asked) = self.shards {
+            return asked.next_power_of_two();
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Below some 64 entries or 64 KiB a shard, more locks buy nothing.
+        let by_entries = self.memory.entries.map_or(u64::MAX, |n| n / 64);
+        let by_bytes = self.memory.bytes.map_or(u64::MAX, |n| n / (64 << 10));
+        let most = usize::try_from(by_entries.min(by_bytes)).unwrap_or(usize::MAX).max(1);
+        let wanted = (4 * cores).next_power_of_two().min(256);
+        if most < wanted { (most / 2 + 1).next_power_of_two() } else { wanted }
+    }
+}
+
+#[cold]
+fn without_disk(name: &str) -> Error {
+    invalid(format!("{name} is set and there is no disk tier; set a path or leave it out"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_a_power_of_two_and_few_for_few_entries() {
+        let with = |entries, shards| {
+            let memory = Limits { entries: Some(entries), bytes: None };
+            Config { memory, shards, ..Config::default() }.shard_count()
+        };
+        assert_eq!(with(10, None), 1);
+        assert!(with(200, None) <= 4);
+        assert_eq!(with(10, Some(5)), 8);
+        assert!(with(1 << 30, None).is_power_of_two());
+    }
+}

@@ -1,0 +1,231 @@
+//! Opening and closing: the handle on a cache, its threads, and what happens when the last handle
+//! goes.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::config::{Config, DamagePolicy, SchemaPolicy, WritePolicy};
+use crate::engine::health::Degraded;
+use crate::engine::queue::{Bounds, Queue};
+use crate::engine::{Core, DiskSide, Garbage, Lifetimes, sweep, writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Memory;
+use crate::record::NEVER;
+use crate::stats::{Limits, SharedCounts};
+use crate::store::disk::{OnDamage, OnOtherType, Opened, Options, Writer};
+use crate::sync::Mutex;
+use crate::time::{Ticker, nanos_of};
+
+/// What a file of this cache holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Schema {
+    pub(crate) rkyv: String,
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) validator: fn(&[u8]) -> bool,
+}
+
+/// A handle on a cache; clones are the same cache. When the last one goes, the cache is closed.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    core: Arc<Core>,
+    life: Arc<Life>,
+}
+
+impl Deref for Engine {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+/// Ends the threads when it is dropped.
+#[derive(Debug)]
+struct Life {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Whoever wants to know whether this worked calls `close`.
+        let _ = self.end();
+    }
+}
+
+impl Engine {
+    /// Opens a cache and starts its threads.
+    pub(crate) fn open(config: Config, schema: &Schema) -> Result<Self> {
+        config.validate()?;
+        let opened = match &config.path {
+            None => None,
+            Some(path) => Some(Opened::open(&Options {
+                path: path.clone(),
+                cache_bytes: config.disk_cache_bytes,
+                on_damage: match config.on_damage {
+                    DamagePolicy::SetAside => OnDamage::SetAside,
+                    DamagePolicy::Fail => OnDamage::Fail,
+                },
+                on_other_type: match config.on_schema_mismatch {
+                    SchemaPolicy::Fail => OnOtherType::Fail,
+                    SchemaPolicy::StartEmpty => OnOtherType::StartEmpty,
+                },
+                rkyv: schema.rkyv.clone(),
+                key: schema.key.clone(),
+                value: schema.value.clone(),
+                schema_version: config.schema_version,
+            })?),
+        };
+        let (disk, writer) = opened.map(|o| (o.disk, o.writer)).unzip();
+        let disk = disk.zip(writer.as_ref()).map(|(disk, writer)| DiskSide {
+            disk,
+            queue: Queue::new(bounds(config.write_policy), writer.totals().batch),
+            limits: Mutex::new(config.disk),
+            degraded: Degraded::default(),
+            touched: AtomicUsize::new(0),
+            wipe: AtomicBool::new(false),
+            next_deadline: AtomicU64::new(NEVER),
+            oldest: AtomicU64::new(NEVER),
+        });
+        let core = Arc::new(Core::new(config, disk, schema.validator));
+        let life = Life { core: Arc::clone(&core), threads: Mutex::new(Vec::new()) };
+        let engine = Self { core, life: Arc::new(life) };
+        engine.start(writer)?;
+        Ok(engine)
+    }
+
+    fn start(&self, writer: Option<Writer>) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let sweeper = spawn("larder-clock", move || sweep::run(&core))?;
+        self.core.clock.set_sleeper(sweeper.thread().clone());
+        self.life.threads.lock().push(sweeper);
+        let Some(writer) = writer else { return Ok(()) };
+        let core = Arc::clone(&self.core);
+        let thread = spawn("larder-writer", move || writer::run(&core, writer))?;
+        self.life.threads.lock().push(thread);
+        // Within the limits, and aware of the deadlines in the file, before anybody reads. What has
+        // expired meanwhile goes in the same sweep.
+        self.core.purge_expired()?;
+        self.core.watch_deadlines_of_file();
+        Ok(())
+    }
+
+    /// Closes the cache for all handles. Everything acknowledged is durable afterwards, unless there
+    /// is an error. A second time does nothing.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.life.end()
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|e| {
+        Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}: {e}"), e)
+    })
+}
+
+fn bounds(policy: WritePolicy) -> Bounds {
+    let (policy, delay) = match policy {
+        WritePolicy::Through => (WritePolicy::behind(), Duration::ZERO),
+        WritePolicy::Behind { max_delay, .. } => (policy, max_delay.max(Duration::from_nanos(1))),
+    };
+    match policy {
+        WritePolicy::Behind { max_pending_ops, max_pending_bytes, .. } => {
+            Bounds { ops_max: max_pending_ops, bytes_max: max_pending_bytes, delay }
+        }
+        WritePolicy::Through => Bounds { ops_max: 1, bytes_max: 1, delay },
+    }
+}
+
+impl Life {
+    fn end(&self) -> Result<()> {
+        let mut threads = self.threads.lock();
+        if self.core.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.core.clock.nudge();
+        if let Some(disk) = &self.core.disk {
+            disk.queue.close();
+        }
+        for thread in threads.drain(..) {
+            // The last handle may go in a listener, on one of these very threads.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+        self.core.disk.as_ref().and_then(|disk| disk.queue.failing()).map_or(Ok(()), Err)
+    }
+}
+
+impl Core {
+    fn new(config: Config, disk: Option<DiskSide>, validator: fn(&[u8]) -> bool) -> Self {
+        let nanos = |d: Option<Duration>| d.map_or(NEVER, nanos_of);
+        let lifetimes = if disk.is_some() {
+            Lifetimes {
+                entry: nanos(config.disk_time_to_live),
+                copy: nanos(config.memory_time_to_live),
+                idle: nanos(config.time_to_idle),
+            }
+        } else {
+            Lifetimes {
+                entry: nanos(config.memory_time_to_live),
+                copy: NEVER,
+                idle: nanos(config.time_to_idle),
+            }
+        };
+        let may_expire = lifetimes.entry.min(lifetimes.copy).min(lifetimes.idle) != NEVER;
+        Self {
+            memory: Memory::new(config.shard_count(), config.memory),
+            disk,
+            clock: Ticker::new(config.clock.clone()),
+            lifetimes,
+            validator,
+            counts: SharedCounts::default(),
+            closed: AtomicBool::new(false),
+            may_expire: AtomicBool::new(may_expire),
+            config,
+        }
+    }
+
+    fn watch_deadlines_of_file(&self) {
+        let next = self.disk.as_ref().map_or(NEVER, |d| d.next_deadline.load(Ordering::Acquire));
+        if next != NEVER {
+            self.may_expire.store(true, Ordering::Relaxed);
+            self.clock.nudge();
+        }
+    }
+
+    /// Returns when everything acknowledged so far is durable, recency included.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.check_open()?;
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.queue.flush())
+    }
+
+    /// Sets the limits of memory and evicts down to them, in order.
+    pub(crate) fn set_memory_limits(&self, limits: Limits) -> Result<()> {
+        self.check_open()?;
+        self.config.validate_memory(limits)?;
+        self.memory.set_limits(limits);
+        let mut garbage = Garbage::default();
+        while self.memory.over_limits() && self.evict_one(None, &mut garbage) {}
+        self.dispose(garbage);
+        Ok(())
+    }
+
+    /// Sets the limits of the disk tier and evicts down to them, in order.
+    pub(crate) fn set_disk_limits(&self, limits: Limits) -> Result<()> {
+        self.check_open()?;
+        self.config.validate_disk(limits)?;
+        let Some(disk) = &self.disk else { return Ok(()) };
+        *disk.limits.lock() = limits;
+        self.flush()
+    }
+
+    /// Checks every invariant that can be checked from memory; for tests and fuzzing.
+    pub(crate) fn validate(&self) -> std::result::Result<(), String> {
+        self.memory.validate()
+    }
+}

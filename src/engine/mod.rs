@@ -1,0 +1,338 @@
+//! The engine: the one place where tiers meet.
+//!
+//! [`Engine`] is the handle that the typed and the byte cache wrap. It works on records and key
+//! bytes; what a value's bytes mean is told by a validator.
+//!
+//! # How it works
+//!
+//! `read.rs` has the way down: memory, pending operations, disk, and promotion back up. `write.rs`
+//! has the way in: encode, make room, note the operation, queue it. `writer.rs` is the thread that
+//! turns the queue into commits and is asked by the store before an entry leaves. `sweep.rs` is the
+//! thread that keeps the time and takes out what has expired. `walk.rs` lists.
+//!
+//! # Concurrency
+//!
+//! Locks, in the order in which they may be taken together: one shard; the memory account or the
+//! queue. The disk is never read under a lock. Listeners run, and records are dropped, after every
+//! lock is gone.
+//!
+//! # Failure
+//!
+//! A caller's code that panics (a weigher, a `Serialize`, a listener, a closure of `view`) does so
+//! before the first change or after the last.
+
+mod batch;
+mod health;
+mod life;
+mod pending;
+mod queue;
+mod read;
+mod remove;
+mod sweep;
+mod walk;
+mod write;
+mod writer;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::config::{Config, ErrorPolicy};
+use crate::entry::{Found, RemovalCause, Tier, attributes_are_valid};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::{Locked, Memory, Placement, Removed, SlotId};
+use crate::record::{NEVER, Record, Seal};
+use crate::stats::{Limits, SharedCounts, Stats};
+use crate::store::disk::{Disk, Failure};
+use crate::sync::Mutex;
+use crate::time::{Ticker, Timestamp, nanos_of};
+use crate::trace;
+
+use health::Degraded;
+use pending::Side;
+use queue::Queue;
+
+pub(crate) use batch::Item;
+pub use health::{Health, TierHealth};
+pub(crate) use life::{Engine, Schema};
+pub(crate) use remove::Removal;
+pub(crate) use write::Entered;
+
+/// What all handles and threads of one cache share.
+pub(crate) struct Core {
+    memory: Memory<Side>,
+    disk: Option<DiskSide>,
+    clock: Ticker,
+    config: Config,
+    lifetimes: Lifetimes,
+    /// Whether the value bytes of a record from disk are what the handle's type expects.
+    validator: fn(&[u8]) -> bool,
+    counts: SharedCounts,
+    closed: AtomicBool,
+    /// Whether any entry may ever expire: until then nothing is swept.
+    may_expire: AtomicBool,
+}
+
+/// The disk tier as the engine sees it.
+struct DiskSide {
+    disk: Arc<Disk>,
+    queue: Queue,
+    limits: Mutex<Limits>,
+    degraded: Degraded,
+    /// How many touches all shards hold; see [`Side`].
+    touched: AtomicUsize,
+    /// Set when operations were lost while the disk failed: what it holds is not to be believed.
+    wipe: AtomicBool,
+    /// The earliest deadline, and the stamp of the entry that is longest unused, on disk.
+    next_deadline: AtomicU64,
+    oldest: AtomicU64,
+}
+
+/// Durations in nanoseconds; [`NEVER`] for none.
+#[derive(Debug, Clone, Copy)]
+struct Lifetimes {
+    /// Of an entry: the time-to-live of the lowest tier.
+    entry: u64,
+    /// Of the copy in memory, where there is a disk tier.
+    copy: u64,
+    idle: u64,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The time of one operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// The place in the order.
+    stamp: u64,
+    /// What deadlines are measured against.
+    wall: u64,
+}
+
+/// What left under a lock, to be dropped and told when it is gone.
+#[derive(Debug, Default)]
+struct Garbage {
+    records: Vec<(Record, u64, Tier, RemovalCause)>,
+    silent: Vec<Record>,
+}
+
+impl Garbage {
+    fn note(&mut self, removed: Removed, tier: Tier, cause: RemovalCause) {
+        self.records.push((removed.record, removed.stamp, tier, cause));
+    }
+}
+
+/// The number of touches above which a commit is asked for, though nothing else needs one.
+const TOUCHES_WANT_COMMIT: usize = 1 << 15;
+/// The number of touches above which a reader waits for the writer: about 64 bytes each.
+const TOUCHES_MAX: usize = 1 << 18;
+
+impl Core {
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Relaxed) { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    fn check_key(&self, key: &[u8]) -> Result<()> {
+        self.check_open()?;
+        crate::key::check(key, self.config.max_key_bytes)
+    }
+
+    fn moment(&self, at: Option<Timestamp>) -> Moment {
+        match at {
+            Some(at) => Moment { stamp: at.as_nanos(), wall: at.as_nanos() },
+            None => Moment { stamp: self.clock.stamp(), wall: self.clock.wall() },
+        }
+    }
+
+    /// The wall time of an operation that sets no stamp.
+    fn wall(&self, at: Option<Timestamp>) -> u64 {
+        at.map_or_else(|| self.clock.wall(), Timestamp::as_nanos)
+    }
+
+    fn seal(&self) -> Seal {
+        if self.disk.is_some() { Seal::Checksummed } else { Seal::MemoryOnly }
+    }
+
+    fn found(&self, record: Record, accessed: u64, tier: Tier) -> Found {
+        let (time_to_idle, clock) = (self.lifetimes.idle, self.clock.injected());
+        Found { record, accessed, tier, time_to_idle, clock }
+    }
+
+    /// Whether an entry with this deadline, last accessed at `stamp`, is over at `wall`.
+    fn is_over(&self, deadline: u64, stamp: u64, wall: u64) -> bool {
+        wall > deadline || wall > stamp.saturating_add(self.lifetimes.idle)
+    }
+
+    /// Whether an entry of this charge may be in memory at all.
+    fn fits_memory(&self, charge: u64, limits: Limits) -> bool {
+        limits.entries != Some(0)
+            && limits.bytes.is_none_or(|max| max > 0 && charge <= max)
+            && self.config.max_memory_entry_bytes.is_none_or(|max| charge <= max)
+    }
+
+    /// When a copy that enters memory at `wall` leaves it.
+    fn memory_deadline(&self, deadline: u64, wall: u64) -> u64 {
+        deadline.min(wall.saturating_add(self.lifetimes.copy))
+    }
+
+    /// Gives an entry in memory a new stamp, and sees to it that the disk does not think it newer
+    /// than it is (P4).
+    fn accessed(&self, locked: &mut Locked<'_, Side>, id: SlotId, stamp: u64) {
+        locked.shard.restamp(id, stamp);
+        let handed = locked.shard.handed(id);
+        if stamp < handed && handed != crate::memory::NOT_BELOW {
+            let record = locked.shard.record(id).clone();
+            let hash = self.memory.hash(record.key());
+            locked.shard.set_handed(id, stamp);
+            self.count_touches(locked.side.hurry(hash, record.key(), stamp));
+        }
+    }
+
+    /// Adds to the number of touches; `change` wraps below zero.
+    fn count_touches(&self, change: usize) {
+        if change != 0 {
+            if let Some(disk) = &self.disk {
+                disk.touched.fetch_add(change, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Asks for a commit, or waits for one, when touches pile up. Call with no lock held.
+    fn relieve_touches(&self) {
+        let Some(disk) = &self.disk else { return };
+        let touched = disk.touched.load(Ordering::Relaxed);
+        if touched > TOUCHES_MAX {
+            disk.queue.wait_commit();
+        } else if touched > TOUCHES_WANT_COMMIT && touched.is_multiple_of(1 << 10) {
+            disk.queue.hurry();
+        }
+    }
+
+    /// Evicts the oldest entry of memory, unless the newcomer is older; `false` if it is, or if
+    /// there is nothing to evict.
+    fn evict_one(&self, newcomer: Option<(u64, &[u8])>, garbage: &mut Garbage) -> bool {
+        let mut touches = 0;
+        let evicted = self.memory.evict(newcomer, |side, removed| {
+            side.counts.memory_evictions += 1;
+            touches = side.let_go(removed);
+        });
+        self.count_touches(touches);
+        match evicted {
+            crate::memory::Evicted::Oldest(removed) => {
+                garbage.note(removed, Tier::Memory, RemovalCause::Size);
+                true
+            }
+            crate::memory::Evicted::Newcomer | crate::memory::Evicted::Nothing => false,
+        }
+    }
+
+    /// Drops what left and tells the listener. Call with no lock held.
+    fn dispose(&self, garbage: Garbage) {
+        let Some(listener) = &self.config.listener else { return };
+        for (record, stamp, tier, cause) in garbage.records {
+            let found = self.found(record, stamp, tier);
+            if catch_unwind(AssertUnwindSafe(|| listener(found, cause))).is_err() {
+                trace::warn("the eviction listener panicked", &"the cache goes on");
+            }
+        }
+    }
+
+    /// Whether a record that was loaded is what the handle's type expects (V1).
+    fn is_valid(&self, record: &Record) -> bool {
+        attributes_are_valid(record.attributes()) && (self.validator)(record.value())
+    }
+
+    fn is_listening(&self) -> bool {
+        self.config.listener.is_some()
+    }
+
+    /// What a failed read becomes: an error where the caller wants it, else nothing found.
+    fn disk_failed<T>(&self, failure: Failure, instead: T) -> Result<T> {
+        self.counts.disk_errors.add(1);
+        let disk = self.disk.as_ref();
+        trace::warn("a read from disk failed", &failure);
+        if let Some(disk) = disk {
+            // redb refuses everything after an error; the writer opens it anew.
+            disk.queue.suspect(&failure.to_string());
+        }
+        match self.config.error_policy {
+            ErrorPolicy::Degrade => Ok(instead),
+            ErrorPolicy::Strict => Err(failure.into_error("cannot read from the disk tier")),
+        }
+    }
+
+    /// What a read does while there is no disk to read.
+    fn disk_unavailable<T>(&self, disk: &DiskSide, instead: T) -> Result<T> {
+        match self.config.error_policy {
+            ErrorPolicy::Degrade => Ok(instead),
+            ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(|| {
+                Error::new(ErrorKind::Io, "the disk tier is being opened again; try again")
+            })),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for index in 0..self.memory.shard_count() {
+            self.memory.lock_nth(index).side.counts.add_to(&mut stats);
+        }
+        self.counts.add_to(&mut stats);
+        stats.gets = stats.memory_hits + stats.disk_hits + stats.misses;
+        (stats.memory_entries, stats.memory_bytes) = self.memory.held();
+        stats.memory_limits = self.memory.limits();
+        if let Some(disk) = &self.disk {
+            (stats.disk_entries, stats.disk_bytes) = disk.disk.held();
+            (stats.pending_ops, stats.pending_bytes) = disk.queue.pending();
+            stats.disk_limits = *disk.limits.lock();
+        }
+        stats
+    }
+
+    pub(crate) fn reset_stats(&self) {
+        for index in 0..self.memory.shard_count() {
+            self.memory.lock_nth(index).side.counts = crate::stats::ShardCounts::default();
+        }
+        self.counts.reset();
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let closed = self.closed.load(Ordering::Relaxed);
+        let disk = self.disk.as_ref().map(|disk| disk.degraded.tier());
+        Health {
+            memory: if closed { TierHealth::Closed } else { TierHealth::Ok },
+            disk: if closed { disk.map(|_| TierHealth::Closed) } else { disk },
+        }
+    }
+
+    /// Entries in memory, and their bytes.
+    pub(crate) fn memory_held(&self) -> (u64, u64) {
+        self.memory.held()
+    }
+
+    /// Entries on disk as of the last commit, and their bytes.
+    pub(crate) fn disk_held(&self) -> (u64, u64) {
+        self.disk.as_ref().map_or((0, 0), |disk| disk.disk.held())
+    }
+
+    /// Sets a time-to-live's deadline for something created at `wall`.
+    fn deadline(&self, ttl: Option<std::time::Duration>, wall: u64) -> u64 {
+        let lifetime = self.lifetimes.entry.min(ttl.map_or(NEVER, nanos_of));
+        let deadline = wall.saturating_add(lifetime);
+        if deadline != NEVER && !self.may_expire.load(Ordering::Relaxed) {
+            self.may_expire.store(true, Ordering::Relaxed);
+            self.clock.nudge();
+        }
+        deadline
+    }
+
+    /// Where an entry goes in memory.
+    fn placement(&self, record: &Record, moment: Moment, handed: u64) -> Placement {
+        let deadline = self.memory_deadline(record.header().deadline, moment.wall);
+        Placement { stamp: moment.stamp, handed, deadline }
+    }
+}

@@ -1,0 +1,233 @@
+//! What one shard knows of the disk tier besides its memory: operations that are not committed yet,
+//! and recency that memory has let go of.
+//!
+//! # Invariants
+//!
+//! - **P1** a key that has an operation that was acknowledged and not yet committed has the newest
+//!   such operation in `ops`; a look-up that misses memory looks there before it looks on disk.
+//! - **P2** an operation leaves `ops` only after the snapshot that readers use contains it; each time
+//!   one does, `settled` changes.
+//! - **P3** `ops` never goes back: an operation is replaced only by one with a larger number.
+//! - **P4** the order row that the disk has for a key is not newer than the key's recency in memory
+//!   or in `touches`, once `urgent` has been applied.
+//!
+//! P2 is what makes promotion safe: a reader notes `settled` before it reads the disk, and what it
+//! read is still the newest if, when it comes back, `settled` is unchanged and the key is neither in
+//! memory nor in `ops`.
+
+use hashbrown::HashTable;
+
+use crate::hash::KeyHash;
+use crate::memory::{NOT_BELOW, Removed};
+use crate::record::Record;
+use crate::stats::ShardCounts;
+use crate::store::Touch;
+
+/// The number of a clear that the writer will make when the disk works again.
+pub(crate) const CLEARED_IN_DOUBT: u64 = u64::MAX;
+
+/// The side of one shard; guarded by the shard's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    /// Newest uncommitted operation by key (P1).
+    ops: HashTable<Pending>,
+    /// Recency that differs from what the disk has, of entries that memory does not hold.
+    touches: HashTable<Touched>,
+    /// Recency that went back, to be applied with the next commit (P4).
+    urgent: Vec<Touched>,
+    /// The number of a clear that is not committed yet: until then nothing on disk counts.
+    pub(crate) cleared: Option<u64>,
+    /// Changes whenever an operation leaves `ops` (P2).
+    pub(crate) settled: u64,
+    pub(crate) counts: ShardCounts,
+}
+
+/// An operation that is not committed yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    hash: u64,
+    pub(crate) seq: u64,
+    pub(crate) what: What,
+}
+
+/// What an operation makes of its key.
+#[derive(Debug, Clone)]
+pub(crate) enum What {
+    Put(Record),
+    /// Holds the key only.
+    Gone(Record),
+}
+
+impl What {
+    pub(crate) fn record(&self) -> &Record {
+        match self {
+            Self::Put(record) | Self::Gone(record) => record,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Touched {
+    hash: u64,
+    touch: Touch,
+}
+
+/// What the side says of a key that memory does not have.
+#[derive(Debug, Clone)]
+pub(crate) enum Below {
+    /// This is its newest value.
+    Value(Record),
+    /// It is not there.
+    Gone,
+    /// The disk knows; the token is to be compared with `settled` afterwards.
+    Unknown { token: u64 },
+}
+
+impl Side {
+    pub(crate) fn pending(&self, hash: KeyHash, key: &[u8]) -> Option<&Pending> {
+        self.ops.find(hash.0, |p| p.hash == hash.0 && p.what.record().key() == key)
+    }
+
+    /// Looks below memory as far as that goes without the disk (P1).
+    pub(crate) fn below(&self, hash: KeyHash, key: &[u8]) -> Below {
+        match self.pending(hash, key) {
+            Some(Pending { what: What::Put(record), .. }) => Below::Value(record.clone()),
+            Some(Pending { what: What::Gone(_), .. }) => Below::Gone,
+            None if self.cleared.is_some() => Below::Gone,
+            None => Below::Unknown { token: self.settled },
+        }
+    }
+
+    /// Whether an operation newer than `seq` has the key.
+    pub(crate) fn is_superseded(&self, hash: KeyHash, key: &[u8], seq: u64) -> bool {
+        self.pending(hash, key).is_some_and(|p| p.seq > seq)
+    }
+
+    /// Notes an operation (P1, P3). Returns the record it takes the place of, to drop unlocked.
+    #[must_use]
+    pub(crate) fn note(&mut self, hash: KeyHash, seq: u64, what: What) -> Option<What> {
+        let key = what.record().key();
+        let same = |p: &Pending| p.hash == hash.0 && p.what.record().key() == key;
+        if let Some(pending) = self.ops.find_mut(hash.0, same) {
+            if pending.seq > seq {
+                return Some(what);
+            }
+            pending.seq = seq;
+            return Some(std::mem::replace(&mut pending.what, what));
+        }
+        self.ops.insert_unique(hash.0, Pending { hash: hash.0, seq, what }, |p| p.hash);
+        None
+    }
+
+    /// Takes an operation away that is committed and visible on disk (P2).
+    #[must_use]
+    pub(crate) fn settle(&mut self, hash: KeyHash, key: &[u8], up_to: u64) -> Option<Pending> {
+        let same = |p: &Pending| p.hash == hash.0 && p.seq <= up_to && p.what.record().key() == key;
+        let entry = self.ops.find_entry(hash.0, same).ok()?;
+        self.settled += 1;
+        Some(entry.remove().0)
+    }
+
+    /// Forgets everything up to and with a clear of this number, and hides the disk until it is
+    /// committed. Returns what to drop unlocked, and how many touches went.
+    #[must_use]
+    pub(crate) fn clear(&mut self, seq: u64) -> (Vec<Pending>, usize) {
+        self.cleared = Some(seq);
+        self.settled += 1;
+        let gone = self.ops.extract_if(|p| p.seq < seq).collect();
+        let touches = self.touches.len() + self.urgent.len();
+        self.touches.clear();
+        self.urgent.clear();
+        (gone, touches)
+    }
+
+    /// The writer makes the clear that was in doubt with the batch of this number.
+    pub(crate) fn doubt_resolved_by(&mut self, number: u64) {
+        if self.cleared == Some(CLEARED_IN_DOUBT) {
+            self.cleared = Some(number);
+        }
+    }
+
+    /// The clear is committed.
+    pub(crate) fn clear_settled(&mut self, up_to: u64) {
+        if self.cleared.is_some_and(|seq| seq <= up_to) {
+            self.cleared = None;
+            self.settled += 1;
+        }
+    }
+
+    /// All uncommitted operations.
+    pub(crate) fn pending_ops(&self) -> impl Iterator<Item = &Pending> {
+        self.ops.iter()
+    }
+
+    /// The recency of a key that memory does not hold, if it is not what the disk has.
+    pub(crate) fn touched(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
+        let same = |t: &Touched| t.hash == hash.0 && t.touch.record.key() == key;
+        self.touches.find(hash.0, same).map(|t| t.touch.stamp)
+    }
+
+    /// Memory lets go of an entry: its recency goes here if the disk does not have it. Returns how
+    /// many touches there are more.
+    pub(crate) fn let_go(&mut self, removed: &Removed) -> usize {
+        if removed.handed == NOT_BELOW || removed.handed == removed.stamp {
+            return 0;
+        }
+        let stamp = removed.stamp;
+        self.touch(KeyHash(removed.hash), removed.record.key(), stamp, removed.handed)
+    }
+
+    /// Sets the recency of a key that memory does not hold. Returns how many touches there are more.
+    pub(crate) fn touch(&mut self, hash: KeyHash, key: &[u8], stamp: u64, below: u64) -> usize {
+        if stamp < below {
+            return self.forget_touch(hash, key).wrapping_add(self.hurry(hash, key, stamp));
+        }
+        let same = |t: &Touched| t.hash == hash.0 && t.touch.record.key() == key;
+        if let Some(touched) = self.touches.find_mut(hash.0, same) {
+            touched.touch.stamp = stamp;
+            return 0;
+        }
+        let touch = Touch { record: Record::of_key(key), stamp };
+        self.touches.insert_unique(hash.0, Touched { hash: hash.0, touch }, |t| t.hash);
+        1
+    }
+
+    /// The recency of a key went back below what the disk has (P4).
+    pub(crate) fn hurry(&mut self, hash: KeyHash, key: &[u8], stamp: u64) -> usize {
+        let touch = Touch { record: Record::of_key(key), stamp };
+        self.urgent.push(Touched { hash: hash.0, touch });
+        1
+    }
+
+    /// Takes a touch away, since memory or a newer record owns the recency. Returns the change in
+    /// the number of touches, which wraps below zero.
+    pub(crate) fn forget_touch(&mut self, hash: KeyHash, key: &[u8]) -> usize {
+        let same = |t: &Touched| t.hash == hash.0 && t.touch.record.key() == key;
+        match self.touches.find_entry(hash.0, same) {
+            Ok(entry) => {
+                drop(entry.remove());
+                usize::MAX
+            }
+            Err(_) => 0,
+        }
+    }
+
+    /// Takes touches for a commit of the operations up to `number`: all urgent ones, and others as
+    /// far as `room` goes. Those of keys with a newer operation stay.
+    pub(crate) fn take_touches(&mut self, number: u64, room: usize, into: &mut Vec<Touch>) {
+        let ops = &self.ops;
+        let due = |t: &Touched| {
+            let key = t.touch.record.key();
+            let same = |p: &Pending| p.hash == t.hash && p.what.record().key() == key;
+            ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
+        };
+        into.extend(self.urgent.extract_if(.., |t| due(t)).map(|t| t.touch));
+        let mut left = room;
+        let taken = self.touches.extract_if(|t| {
+            let take = left > 0 && due(t);
+            left -= usize::from(take);
+            take
+        });
+        into.extend(taken.map(|t| t.touch));
+    }
+}

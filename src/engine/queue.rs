@@ -1,0 +1,527 @@
+//! The queue between callers and the writer: bounded, in one order, acknowledged by number.
+//!
+//! # How it works
+//!
+//! A caller first reserves [`Room`], without any lock of the cache, and is made to wait there if the
+//! queue is full. Then, under the lock of the key's shard, it pushes the operation and is given its
+//! number. A group (a batch of the user's, or a clear) opens a place in the order before it touches
+//! the first shard and fills it after the last; the writer takes nothing behind an open place.
+//!
+//! # Invariants
+//!
+//! - **Q1** numbers rise in the order of the queue, and the operations of one key are noted in its
+//!   shard's pending map in that same order.
+//! - **Q2** operations and bytes that are queued or being committed stay within the limits, except
+//!   for a group larger than the queue, which goes alone, and for [`Queue::push_forced`].
+//! - **Q3** the writer takes a prefix, and a group wholly or not at all.
+//!
+//! # Concurrency
+//!
+//! One mutex, taken under a shard's lock by pushes; the writer never holds both.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Change, Op, Sweep};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::time::monotonic;
+
+/// How large the queue may get and when the writer takes from it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) ops_max: usize,
+    pub(crate) bytes_max: usize,
+    /// How long the oldest operation may wait; zero for write-through.
+    pub(crate) delay: Duration,
+}
+
+/// A commit starts early when this part of the queue is used: the rest is for the time it takes.
+const EARLY_FRACTION: usize = 4;
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    bounds: Bounds,
+    state: Mutex<State>,
+    /// The writer waits here.
+    work: Condvar,
+    /// Callers wait here: for room, for a commit, for a flush.
+    progress: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: VecDeque<Item>,
+    /// The last number given out.
+    last: u64,
+    /// Everything up to here is durable.
+    durable: u64,
+    /// Reserved, queued or being committed (Q2).
+    ops: usize,
+    bytes: usize,
+    /// Callers that wait for room.
+    waiting: usize,
+    /// When the oldest item was queued; `None` if there is none.
+    oldest: Option<Instant>,
+    /// Flushes asked for and done, by number.
+    flush_asked: u64,
+    flush_done: u64,
+    sweep: Option<Sweep>,
+    sweep_asked: u64,
+    sweep_done: u64,
+    hurry: bool,
+    closing: bool,
+    closed: bool,
+    /// Set while the disk fails, with the reason.
+    failing: Option<String>,
+    /// Failed attempts so far.
+    failures: u64,
+    /// A reader met an error: the database is to be opened anew.
+    suspect: Option<String>,
+    /// What each clear found, until its caller has read it.
+    cleared: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug)]
+enum Item {
+    One(Op),
+    /// `None` while the group is open.
+    Group {
+        first: u64,
+        ops: Option<Vec<Op>>,
+    },
+}
+
+impl Item {
+    fn first(&self) -> u64 {
+        match self {
+            Self::One(op) => op.seq,
+            Self::Group { first, .. } => *first,
+        }
+    }
+}
+
+/// Room in the queue, given back when dropped unless it was used.
+#[derive(Debug)]
+pub(crate) struct Room<'q> {
+    queue: &'q Queue,
+    ops: usize,
+    bytes: usize,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.ops + self.bytes > 0 {
+            let mut state = self.queue.state.lock();
+            state.ops -= self.ops;
+            state.bytes -= self.bytes;
+            self.queue.progress.notify_all();
+        }
+    }
+}
+
+/// What came of asking for room.
+#[derive(Debug)]
+pub(crate) enum Reserved<'q> {
+    Room(Room<'q>),
+    /// There was none in time, or at once if no time was given.
+    Full,
+    /// The disk fails and the queue is full: it will not get emptier.
+    Failing,
+}
+
+/// A place in the order that is open; filled with nothing if it is dropped.
+#[derive(Debug)]
+pub(crate) struct Group<'q> {
+    queue: &'q Queue,
+    /// The number of its first operation; those of the others follow.
+    pub(crate) first: u64,
+    /// The room it takes, to be given back if it is never filled.
+    room: (usize, usize),
+}
+
+/// What the writer is to do next.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) ops: Vec<Op>,
+    /// The number of this batch: at least that of its operations, below that of all later ones.
+    pub(crate) number: u64,
+    /// Hand down all recency, and then say that this flush is done.
+    pub(crate) flush: Option<u64>,
+    pub(crate) sweep: Option<(Sweep, u64)>,
+    /// Open the database anew first, for this reason.
+    pub(crate) suspect: Option<String>,
+    pub(crate) close: bool,
+}
+
+impl Queue {
+    /// A queue that goes on behind the last batch of the file.
+    pub(crate) fn new(bounds: Bounds, last: u64) -> Self {
+        let state = State { last, durable: last, ..State::default() };
+        Self { bounds, state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new() }
+    }
+
+    /// Reserves room, waiting up to `patience` (Q2).
+    pub(crate) fn reserve(&self, ops: usize, bytes: usize, patience: Duration) -> Reserved<'_> {
+        let mut state = self.state.lock();
+        let mut deadline = None;
+        loop {
+            let alone = state.ops == 0;
+            let fits = state.ops + ops <= self.bounds.ops_max
+                && state.bytes.saturating_add(bytes) <= self.bounds.bytes_max;
+            if fits || alone {
+                state.ops += ops;
+                state.bytes += bytes;
+                return Reserved::Room(Room { queue: self, ops, bytes });
+            }
+            if state.failing.is_some() || state.closed {
+                return Reserved::Failing;
+            }
+            let until = *deadline.get_or_insert_with(|| monotonic().checked_add(patience));
+            if patience.is_zero() || until.is_some_and(|until| monotonic() >= until) {
+                return Reserved::Full;
+            }
+            state.waiting += 1;
+            self.work.notify_one();
+            match until {
+                Some(until) => {
+                    let _ = self.progress.wait_until(&mut state, until);
+                }
+                None => self.progress.wait(&mut state),
+            }
+            state.waiting -= 1;
+        }
+    }
+
+    /// Queues an operation in the room that was reserved for it; gives its number (Q1: under the
+    /// lock of the key's shard).
+    pub(crate) fn push(&self, mut room: Room<'_>, change: Change, reported: bool) -> u64 {
+        room.ops = 0;
+        room.bytes = 0;
+        self.push_forced_counted(change, reported, false)
+    }
+
+    /// Queues an operation that cannot wait, small and rare: what a read has to remove (Q2).
+    pub(crate) fn push_forced(&self, change: Change) -> u64 {
+        self.push_forced_counted(change, true, true)
+    }
+
+    fn push_forced_counted(&self, change: Change, reported: bool, count: bool) -> u64 {
+        let mut state = self.state.lock();
+        if count {
+            state.ops += 1;
+            state.bytes += bytes_of(&change);
+        }
+        state.last += 1;
+        let seq = state.last;
+        state.items.push_back(Item::One(Op { seq, change, reported }));
+        self.queued(state);
+        seq
+    }
+
+    /// Wakes the writer if what was queued makes it due.
+    fn queued(&self, mut state: MutexGuard<'_, State>) {
+        let first = state.oldest.is_none();
+        if first {
+            state.oldest = Some(monotonic());
+        }
+        let early = self.is_early(&state);
+        drop(state);
+        if first || early {
+            self.work.notify_one();
+        }
+    }
+
+    fn is_early(&self, state: &State) -> bool {
+        self.bounds.delay.is_zero()
+            || state.ops >= self.bounds.ops_max / EARLY_FRACTION
+            || state.bytes >= self.bounds.bytes_max / EARLY_FRACTION
+    }
+
+    /// Opens a place for `count` operations, for which room was reserved.
+    pub(crate) fn open_group(&self, mut room: Room<'_>, count: usize) -> Group<'_> {
+        let taken = (std::mem::take(&mut room.ops), std::mem::take(&mut room.bytes));
+        let mut state = self.state.lock();
+        let first = state.last + 1;
+        state.last += count.max(1) as u64;
+        state.items.push_back(Item::Group { first, ops: None });
+        Group { queue: self, first, room: taken }
+    }
+
+    /// The room of a group that may not wait.
+    pub(crate) fn force_room(&self, ops: usize, bytes: usize) -> Room<'_> {
+        let mut state = self.state.lock();
+        state.ops += ops;
+        state.bytes += bytes;
+        Room { queue: self, ops, bytes }
+    }
+
+    /// Waits until everything up to `seq` is durable; an error as soon as the disk fails.
+    pub(crate) fn wait_durable(&self, seq: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.durable < seq {
+            if let Some(reason) = &state.failing {
+                return Err(not_durable(reason));
+            }
+            if state.closed {
+                return Err(Error::closed());
+            }
+            self.progress.wait(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Waits for the writer. While the disk fails, for one more attempt, whose error it gives.
+    fn wait_for_progress<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        failures: u64,
+    ) -> Result<MutexGuard<'a, State>> {
+        if let Some(reason) = &state.failing {
+            if state.failures > failures || state.closed {
+                return Err(not_durable(reason));
+            }
+            // One more attempt is made now, instead of when its time comes.
+            state.hurry = true;
+            self.work.notify_one();
+        }
+        if state.closed {
+            return Err(Error::closed());
+        }
+        self.progress.wait(&mut state);
+        Ok(state)
+    }
+
+    /// Asks for a flush and waits for it.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let failures = state.failures;
+        state.flush_asked += 1;
+        let ticket = state.flush_asked;
+        self.work.notify_one();
+        while state.flush_done < ticket {
+            state = self.wait_for_progress(state, failures)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a sweep of what has expired; its number is for [`Self::wait_swept`].
+    pub(crate) fn ask_sweep(&self, sweep: Sweep) -> u64 {
+        let mut state = self.state.lock();
+        state.sweep = Some(sweep);
+        state.sweep_asked += 1;
+        self.work.notify_one();
+        state.sweep_asked
+    }
+
+    pub(crate) fn wait_swept(&self, ticket: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        let failures = state.failures;
+        while state.sweep_done < ticket {
+            state = self.wait_for_progress(state, failures)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the writer that a read failed.
+    pub(crate) fn suspect(&self, reason: &str) {
+        let mut state = self.state.lock();
+        if state.failing.is_none() {
+            state.suspect = Some(reason.to_owned());
+            state.hurry = true;
+            self.work.notify_one();
+        }
+    }
+
+    /// Asks for a commit soon, for the sake of recency that wants to go down.
+    pub(crate) fn hurry(&self) {
+        self.state.lock().hurry = true;
+        self.work.notify_one();
+    }
+
+    /// Waits for the next commit, a second at most: for readers that outrun the writer.
+    pub(crate) fn wait_commit(&self) {
+        let mut state = self.state.lock();
+        if state.failing.is_some() || state.closed {
+            return;
+        }
+        state.hurry = true;
+        self.work.notify_one();
+        if let Some(until) = monotonic().checked_add(Duration::from_secs(1)) {
+            {
+                let _ = self.progress.wait_until(&mut state, until);
+            };
+        }
+    }
+
+    /// What a clear found, once it is durable.
+    pub(crate) fn take_cleared(&self, seq: u64) -> u64 {
+        self.state.lock().cleared.remove(&seq).unwrap_or(0)
+    }
+
+    /// Operations and bytes that are acknowledged and not durable.
+    pub(crate) fn pending(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.ops as u64, state.bytes as u64)
+    }
+
+    /// Tells the writer to finish what is queued and end.
+    pub(crate) fn close(&self) {
+        self.state.lock().closing = true;
+        self.work.notify_one();
+    }
+
+    /// Waits until there is something to do, and takes it (Q3). For the writer.
+    pub(crate) fn next(&self) -> Work {
+        let mut state = self.state.lock();
+        loop {
+            let ready =
+                state.items.front().is_some_and(|i| !matches!(i, Item::Group { ops: None, .. }));
+            let due = state.oldest.map(|oldest| oldest + self.bounds.delay);
+            let asked = state.flush_asked > state.flush_done
+                || state.sweep.is_some()
+                || state.closing
+                || state.hurry;
+            let commit = ready
+                && (self.is_early(&state)
+                    || state.waiting > 0
+                    || due.is_some_and(|due| monotonic() >= due));
+            if commit || asked && (ready || state.items.is_empty()) {
+                return take(&mut state);
+            }
+            match due.filter(|_| ready) {
+                Some(due) => drop(self.work.wait_until(&mut state, due)),
+                None => self.work.wait(&mut state),
+            }
+        }
+    }
+
+    /// A batch is durable. For the writer.
+    pub(crate) fn done(&self, work: &Work, cleared: &[u64]) {
+        let mut state = self.state.lock();
+        state.durable = state.durable.max(work.number);
+        state.ops -= work.ops.len();
+        state.bytes -= work.ops.iter().map(|op| bytes_of(&op.change)).sum::<usize>();
+        let clears = work.ops.iter().filter(|op| matches!(op.change, Change::Clear));
+        state.cleared.extend(clears.map(|op| op.seq).zip(cleared.iter().copied()));
+        state.failing = None;
+        self.progress.notify_all();
+    }
+
+    /// A flush or a sweep is done. For the writer.
+    pub(crate) fn answered(&self, flush: Option<u64>, sweep: Option<u64>) {
+        let mut state = self.state.lock();
+        state.flush_done = state.flush_done.max(flush.unwrap_or(0));
+        state.sweep_done = state.sweep_done.max(sweep.unwrap_or(0));
+        self.progress.notify_all();
+    }
+
+    /// The disk failed. Waits until it is time for another attempt; `false` if the cache is closing.
+    /// For the writer.
+    pub(crate) fn failed(&self, reason: &str, pause: Duration) -> bool {
+        let mut state = self.state.lock();
+        state.failing = Some(reason.to_owned());
+        state.failures += 1;
+        state.hurry = false;
+        self.progress.notify_all();
+        let until = monotonic().checked_add(pause);
+        while !state.closing && !state.hurry && until.is_some_and(|until| monotonic() < until) {
+            if let Some(until) = until {
+                {
+                    let _ = self.work.wait_until(&mut state, until);
+                };
+            }
+        }
+        !state.closing
+    }
+
+    /// The writer has ended; nothing that waits will be answered.
+    pub(crate) fn ended(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        self.progress.notify_all();
+    }
+
+    /// The error of the last attempt, if the disk fails.
+    pub(crate) fn failing(&self) -> Option<Error> {
+        self.state.lock().failing.as_deref().map(not_durable)
+    }
+}
+
+#[cold]
+fn not_durable(reason: &str) -> Error {
+    Error::new(
+        ErrorKind::Io,
+        format!(
+            "the disk tier fails: {reason}; the entry is in memory, and writing is tried again"
+        ),
+    )
+}
+
+/// What an operation counts in the queue.
+pub(crate) fn bytes_of(change: &Change) -> usize {
+    change.record().map_or(0, crate::record::Record::allocated_bytes)
+}
+
+/// Takes everything up to the first open group.
+fn take(state: &mut State) -> Work {
+    let mut ops = Vec::with_capacity(state.items.len());
+    while let Some(item) = state.items.pop_front() {
+        match item {
+            Item::One(op) => ops.push(op),
+            Item::Group { ops: Some(group), .. } => ops.extend(group),
+            open @ Item::Group { ops: None, .. } => {
+                state.items.push_front(open);
+                break;
+            }
+        }
+    }
+    let number = if let Some(next) = state.items.front() {
+        next.first() - 1
+    } else {
+        state.oldest = None;
+        state.last += 1;
+        state.last
+    };
+    state.hurry = false;
+    let swept = state.sweep_asked;
+    let open = !state.items.is_empty();
+    Work {
+        ops,
+        number,
+        // With an open group in the way, a flush would not cover what was queued before it.
+        flush: Some(state.flush_asked).filter(|asked| *asked > state.flush_done && !open),
+        sweep: state.sweep.take().map(|sweep| (sweep, swept)),
+        suspect: state.suspect.take(),
+        close: state.closing && !open,
+    }
+}
+
+impl Group<'_> {
+    /// Fills the place, for the writer to take.
+    pub(crate) fn fill(mut self, ops: Vec<Op>) {
+        self.room = (0, 0);
+        self.queue.fill(self.first, ops);
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if self.room != (0, 0) {
+            self.queue.fill(self.first, Vec::new());
+            drop(Room { queue: self.queue, ops: self.room.0, bytes: self.room.1 });
+        }
+    }
+}
+
+impl Queue {
+    fn fill(&self, first: u64, ops: Vec<Op>) {
+        let mut state = self.state.lock();
+        let at = state.items.partition_point(|item| item.first() < first);
+        if let Some(Item::Group { ops: place, .. }) = state.items.get_mut(at) {
+            *place = Some(ops);
+        }
+        self.queued(state);
+    }
+}

@@ -1,0 +1,414 @@
+//! Reading: the way down through the tiers, and promotion back up.
+//!
+//! A look-up tries memory, then the operations that are not committed yet, then the disk. The first
+//! two are under the lock of the key's shard; the disk is read without it, and what was read is
+//! used for promotion only if nothing happened to the key meanwhile (see `pending.rs`).
+
+use crate::engine::pending::{Below, Side, What};
+use crate::engine::{Core, DiskSide, Garbage, Moment};
+use crate::entry::{Found, RemovalCause, Tier};
+use crate::error::Result;
+use crate::hash::KeyHash;
+use crate::memory::{Locked, NOT_BELOW, SlotId};
+use crate::record::Record;
+use crate::store::Change;
+use crate::store::disk::{Lookup, Row};
+use crate::time::Timestamp;
+use crate::trace::trace_op;
+
+/// How often a get looks below before it leaves promotion be.
+const ATTEMPTS_MAX: usize = 8;
+
+/// What a value below memory was found as.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) record: Record,
+    /// Its recency, which may be held in a touch.
+    pub(super) accessed: u64,
+    /// The recency as the disk has it.
+    pub(super) handed: u64,
+    /// `None`: it is in an operation that is not committed. Else the token of [`Below::Unknown`].
+    pub(super) token: Option<u64>,
+}
+
+impl Core {
+    /// The entry of `key`; becomes the most recent.
+    pub(crate) fn get(&self, key: &[u8], at: Option<Timestamp>) -> Result<Option<Found>> {
+        self.check_key(key)?;
+        let hash = self.memory.hash(key);
+        let moment = self.moment(at);
+        let mut locked = self.memory.lock(hash);
+        let mut garbage = Garbage::default();
+        if let Some(id) = locked.shard.find(hash, key) {
+            if !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall) {
+                let record = locked.shard.record(id).clone();
+                locked.side.counts.memory_hits += 1;
+                self.accessed(&mut locked, id, moment.stamp);
+                drop(locked);
+                trace_op!("get", key, "hit", "memory");
+                return Ok(Some(self.found(record, moment.stamp, Tier::Memory)));
+            }
+            self.expire_met(&mut locked, id, moment.wall, &mut garbage);
+        }
+        let found = self.get_below(locked, hash, key, moment, &mut garbage);
+        self.dispose(garbage);
+        self.relieve_touches();
+        found
+    }
+
+    /// Hands the value of a memory hit to `copy` under the lock, without a reference count; what is
+    /// below memory goes the way of [`Self::get`]. Gives whether the key was there.
+    pub(crate) fn get_with_lock(&self, key: &[u8], copy: impl FnOnce(&[u8])) -> Result<bool> {
+        self.check_key(key)?;
+        let hash = self.memory.hash(key);
+        let moment = self.moment(None);
+        let mut locked = self.memory.lock(hash);
+        if let Some(id) = locked.shard.find(hash, key) {
+            if !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall) {
+                copy(locked.shard.record(id).value());
+                locked.side.counts.memory_hits += 1;
+                self.accessed(&mut locked, id, moment.stamp);
+                drop(locked);
+                trace_op!("get", key, "hit", "memory");
+                return Ok(true);
+            }
+        }
+        drop(locked);
+        let found = self.get(key, None)?;
+        if let Some(found) = &found {
+            copy(found.record.value());
+        }
+        Ok(found.is_some())
+    }
+
+    /// The rest of a get that memory could not answer.
+    fn get_below<'s>(
+        &'s self,
+        mut locked: Locked<'s, Side>,
+        hash: KeyHash,
+        key: &[u8],
+        moment: Moment,
+        garbage: &mut Garbage,
+    ) -> Result<Option<Found>> {
+        let Some(disk) = &self.disk else {
+            locked.side.counts.misses += 1;
+            drop(locked);
+            trace_op!("get", key, "miss", "memory");
+            return Ok(None);
+        };
+        // A commit in between makes what was seen doubtful, and this looks again: commits are
+        // milliseconds apart, so once is nearly always enough, and the last try is good anyway.
+        for attempt in (0..ATTEMPTS_MAX).rev() {
+            let seen = match self.see_below(disk, locked, hash, key) {
+                Ok(Some(seen)) => seen,
+                other => {
+                    self.counts.misses.add(1);
+                    trace_op!("get", key, "miss", "disk");
+                    return other.map(|_| None);
+                }
+            };
+            let over = self.is_over(seen.record.header().deadline, seen.accessed, moment.wall);
+            let done = if over {
+                self.expire_seen(disk, hash, &seen, garbage)
+            } else {
+                self.promote(hash, &seen, moment, garbage)
+            };
+            if !done && attempt > 0 {
+                locked = self.memory.lock(hash);
+                if locked.shard.find(hash, key).is_none() {
+                    continue;
+                }
+            }
+            if over {
+                self.counts.misses.add(1);
+                trace_op!("get", key, "expired", "disk");
+                return Ok(None);
+            }
+            self.counts.disk_hits.add(1);
+            trace_op!("get", key, "hit", "disk");
+            return Ok(Some(self.found(seen.record, moment.stamp, Tier::Disk)));
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Looks at the operations that are not committed, then at the disk; lets the lock go.
+    pub(super) fn see_below(
+        &self,
+        disk: &DiskSide,
+        locked: Locked<'_, Side>,
+        hash: KeyHash,
+        key: &[u8],
+    ) -> Result<Option<Seen>> {
+        let touched = locked.side.touched(hash, key);
+        let below = locked.side.below(hash, key);
+        drop(locked);
+        let token = match below {
+            Below::Gone => return Ok(None),
+            Below::Value(record) => {
+                let handed = record.stamp();
+                let accessed = touched.unwrap_or(handed);
+                return Ok(Some(Seen { record, accessed, handed, token: None }));
+            }
+            Below::Unknown { token } => token,
+        };
+        let Some(row) = self.read_disk(disk, hash, key, token)? else { return Ok(None) };
+        let accessed = touched.unwrap_or(row.stamp);
+        Ok(Some(Seen { record: row.record, accessed, handed: row.stamp, token: Some(token) }))
+    }
+
+    /// Reads the disk. Damage and what is not the handle's type is counted, removed, and a miss.
+    fn read_disk(
+        &self,
+        disk: &DiskSide,
+        hash: KeyHash,
+        key: &[u8],
+        token: u64,
+    ) -> Result<Option<Row>> {
+        let Some(snapshot) = disk.disk.snapshot() else { return self.disk_unavailable(disk, None) };
+        let removal = match snapshot.get(key) {
+            Err(failure) => return self.disk_failed(failure, None),
+            Ok(Lookup::Nothing) => return Ok(None),
+            Ok(Lookup::Row(row)) => {
+                if self.is_valid(&row.record) {
+                    return Ok(Some(row));
+                }
+                Change::Remove(Record::of_key(key))
+            }
+            Ok(Lookup::Damaged) => Change::Scrub(Record::of_key(key)),
+        };
+        drop(snapshot);
+        self.counts.corrupt.add(1);
+        let mut locked = self.memory.lock(hash);
+        if self.is_unchanged(&locked, hash, key, token) {
+            if let Change::Remove(record) = &removal {
+                let seq = disk.queue.push_forced(removal.clone());
+                let _ = locked.side.note(hash, seq, What::Gone(record.clone()));
+            } else {
+                disk.queue.push_forced(removal);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether what was read from disk under this token is still the newest of its key (P2).
+    pub(super) fn is_unchanged(
+        &self,
+        locked: &Locked<'_, Side>,
+        hash: KeyHash,
+        key: &[u8],
+        token: u64,
+    ) -> bool {
+        locked.shard.find(hash, key).is_none()
+            && matches!(locked.side.below(hash, key), Below::Unknown { token: now } if now == token)
+    }
+
+    /// Whether what was seen below memory is still the newest of its key, and not in memory.
+    pub(super) fn is_current(&self, locked: &Locked<'_, Side>, hash: KeyHash, seen: &Seen) -> bool {
+        let key = seen.record.key();
+        match seen.token {
+            Some(token) => self.is_unchanged(locked, hash, key, token),
+            None => {
+                locked.shard.find(hash, key).is_none()
+                    && match locked.side.below(hash, key) {
+                        Below::Value(record) => record.is_same(&seen.record),
+                        // Committed meanwhile: the disk has this very value, or a newer one, which
+                        // cannot be told from here.
+                        Below::Gone | Below::Unknown { .. } => false,
+                    }
+            }
+        }
+    }
+
+    /// Puts what was found below into memory, where it is now the most recent, if it fits there and
+    /// nothing happened to the key; its recency is kept in any case. `false` if something did.
+    fn promote(&self, hash: KeyHash, seen: &Seen, moment: Moment, garbage: &mut Garbage) -> bool {
+        let (key, charge) = (seen.record.key(), seen.record.charge());
+        let fits = self.fits_memory(charge, self.memory.limits());
+        loop {
+            let mut locked = self.memory.lock(hash);
+            if !self.is_current(&locked, hash, seen) {
+                if let Some(id) = locked.shard.find(hash, key) {
+                    // Another reader was faster.
+                    if locked.shard.stamp(id) < moment.stamp {
+                        self.accessed(&mut locked, id, moment.stamp);
+                    }
+                }
+                return false;
+            }
+            if !fits {
+                let change = locked.side.touch(hash, key, moment.stamp, seen.handed);
+                self.count_touches(change);
+                return true;
+            }
+            if locked.reserve(None, charge) {
+                locked.side.counts.promotions += 1;
+                self.count_touches(locked.side.forget_touch(hash, key));
+                let placement = self.placement(&seen.record, moment, seen.handed);
+                let id = locked.shard.insert(hash, seen.record.clone(), placement);
+                self.accessed(&mut locked, id, moment.stamp);
+                return true;
+            }
+            drop(locked);
+            if !self.evict_one(Some((moment.stamp, key)), garbage) {
+                return self.promote_in_passing(hash, seen, moment, garbage);
+            }
+        }
+    }
+
+    /// Promotes what is older than everything in memory: in and out in one.
+    fn promote_in_passing(
+        &self,
+        hash: KeyHash,
+        seen: &Seen,
+        moment: Moment,
+        garbage: &mut Garbage,
+    ) -> bool {
+        let mut locked = self.memory.lock(hash);
+        if !self.is_current(&locked, hash, seen) {
+            return false;
+        }
+        locked.side.counts.promotions += 1;
+        locked.side.counts.memory_evictions += 1;
+        let change = locked.side.touch(hash, seen.record.key(), moment.stamp, seen.handed);
+        drop(locked);
+        self.count_touches(change);
+        let record = seen.record.clone();
+        garbage.records.push((record, moment.stamp, Tier::Memory, RemovalCause::Size));
+        true
+    }
+
+    /// Takes an entry out of memory whose time there is over. If its time is over altogether, it is
+    /// removed below as well; else its recency goes down.
+    pub(super) fn expire_met(
+        &self,
+        locked: &mut Locked<'_, Side>,
+        id: SlotId,
+        wall: u64,
+        garbage: &mut Garbage,
+    ) {
+        let removed = locked.remove(id);
+        locked.side.counts.memory_expirations += 1;
+        let over = self.is_over(removed.record.header().deadline, removed.stamp, wall);
+        match &self.disk {
+            Some(disk) if over && removed.handed != NOT_BELOW => {
+                self.counts.disk_expirations.add(1);
+                self.note_gone(disk, locked, KeyHash(removed.hash), removed.record.key());
+                garbage.note(removed, Tier::Disk, RemovalCause::Expired);
+            }
+            _ => {
+                if !over {
+                    self.count_touches(locked.side.let_go(&removed));
+                }
+                garbage.note(removed, Tier::Memory, RemovalCause::Expired);
+            }
+        }
+    }
+
+    /// Removes what was seen below memory and is over; `false` if something happened to the key.
+    pub(super) fn expire_seen(
+        &self,
+        disk: &DiskSide,
+        hash: KeyHash,
+        seen: &Seen,
+        garbage: &mut Garbage,
+    ) -> bool {
+        let mut locked = self.memory.lock(hash);
+        if !self.is_current(&locked, hash, seen) {
+            return false;
+        }
+        self.counts.disk_expirations.add(1);
+        self.note_gone(disk, &mut locked, hash, seen.record.key());
+        drop(locked);
+        let (record, accessed) = (seen.record.clone(), seen.accessed);
+        garbage.records.push((record, accessed, Tier::Disk, RemovalCause::Expired));
+        true
+    }
+
+    /// Queues the removal of an expired key, which cannot wait for room.
+    fn note_gone(&self, disk: &DiskSide, locked: &mut Locked<'_, Side>, hash: KeyHash, key: &[u8]) {
+        let record = Record::of_key(key);
+        let seq = disk.queue.push_forced(Change::Remove(record.clone()));
+        drop(locked.side.note(hash, seq, What::Gone(record)));
+        self.count_touches(locked.side.forget_touch(hash, key));
+    }
+
+    /// The entry of `key` without touching order, promotion or expiry.
+    pub(crate) fn peek(&self, key: &[u8], at: Option<Timestamp>) -> Result<Option<Found>> {
+        self.check_key(key)?;
+        let found = self.look(key, self.wall(at))?;
+        trace_op!("peek", key, if found.is_some() { "hit" } else { "miss" }, tier_name(&found));
+        Ok(found)
+    }
+
+    /// Whether the key is there, likewise.
+    pub(crate) fn contains_key(&self, key: &[u8], at: Option<Timestamp>) -> Result<bool> {
+        self.check_key(key)?;
+        let found = self.look(key, self.wall(at))?;
+        let outcome = if found.is_some() { "hit" } else { "miss" };
+        trace_op!("contains_key", key, outcome, tier_name(&found));
+        Ok(found.is_some())
+    }
+
+    /// Looks without a trace: sets no stamp, promotes and removes nothing, counts nothing.
+    pub(super) fn look(&self, key: &[u8], wall: u64) -> Result<Option<Found>> {
+        let hash = self.memory.hash(key);
+        let locked = self.memory.lock(hash);
+        let mut newest = None;
+        if let Some(id) = locked.shard.find(hash, key) {
+            let (record, stamp) = (locked.shard.record(id), locked.shard.stamp(id));
+            if !self.is_over(locked.shard.deadline(id), stamp, wall) {
+                let record = record.clone();
+                drop(locked);
+                return Ok(Some(self.found(record, stamp, Tier::Memory)));
+            }
+            if self.is_over(record.header().deadline, stamp, wall) {
+                return Ok(None);
+            }
+            newest = Some(stamp);
+        }
+        let Some(disk) = &self.disk else { return Ok(None) };
+        let Some(seen) = self.see_below(disk, locked, hash, key)? else { return Ok(None) };
+        let accessed = newest.unwrap_or(seen.accessed);
+        if self.is_over(seen.record.header().deadline, accessed, wall) {
+            return Ok(None);
+        }
+        Ok(Some(self.found(seen.record, accessed, Tier::Disk)))
+    }
+
+    /// One slot per key asked, in that order. Counts every key as a get, and changes nothing else.
+    pub(crate) fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        at: Option<Timestamp>,
+    ) -> Result<Vec<Option<Found>>> {
+        for key in keys {
+            self.check_key(key.as_ref())?;
+        }
+        let wall = self.wall(at);
+        let mut slots = Vec::with_capacity(keys.len());
+        for key in keys.iter().map(AsRef::as_ref) {
+            let found = self.look(key, wall)?;
+            let count = match found.as_ref().map(|f| f.tier) {
+                Some(Tier::Memory) => {
+                    self.memory.lock(self.memory.hash(key)).side.counts.memory_hits += 1;
+                    "hit"
+                }
+                Some(Tier::Disk) => {
+                    self.counts.disk_hits.add(1);
+                    "hit"
+                }
+                None => {
+                    self.counts.misses.add(1);
+                    "miss"
+                }
+            };
+            trace_op!("get_many", key, count, tier_name(&found));
+            slots.push(found);
+        }
+        Ok(slots)
+    }
+}
+
+fn tier_name(found: &Option<Found>) -> &'static str {
+    found.as_ref().map_or("none", |f| f.tier.name())
+}

@@ -1,0 +1,171 @@
+//! Walking: all keys, those with a prefix, all entries.
+//!
+//! A walk reads keys in pages, each from the state of the moment, and looks every key up as it gets
+//! there: so it holds nothing open, gives no value that was removed before it got there, and gives
+//! every entry that is there throughout exactly once. Entries that come meanwhile may be missing.
+//!
+//! With a disk tier the order is that of the keys: pages of the disk are merged with the keys that
+//! were not on disk when the walk began. Without one it is that of the shards.
+
+use std::collections::BTreeSet;
+
+use crate::engine::Core;
+use crate::engine::pending::What;
+use crate::entry::Found;
+use crate::error::Result;
+use crate::record::Record;
+
+/// Keys that are read from disk at a time.
+const PAGE_KEYS: usize = 256;
+
+/// The state of one walk; lent the core at each step.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    prefix: Vec<u8>,
+    /// Keys that are not on disk, or not known to be, and not yet given.
+    above: BTreeSet<Vec<u8>>,
+    /// The rest of the page, last key first.
+    page: Vec<Box<[u8]>>,
+    /// Where the next page begins, exclusive.
+    after: Option<Box<[u8]>>,
+    /// The next shard to list, without a disk tier.
+    shard: usize,
+    disk_done: bool,
+    failed: bool,
+}
+
+impl Core {
+    /// Begins a walk over the keys that start with `prefix`.
+    pub(crate) fn walk(&self, prefix: &[u8]) -> Walk {
+        let mut walk = Walk {
+            prefix: prefix.to_vec(),
+            above: BTreeSet::new(),
+            page: Vec::new(),
+            after: None,
+            shard: 0,
+            disk_done: self.disk.is_none(),
+            failed: false,
+        };
+        if self.disk.is_some() {
+            for index in 0..self.memory.shard_count() {
+                let locked = self.memory.lock_nth(index);
+                let memory = locked
+                    .shard
+                    .ids()
+                    .filter(|id| locked.shard.handed(*id) == crate::memory::NOT_BELOW)
+                    .map(|id| locked.shard.record(id));
+                let puts = locked.side.pending_ops().filter_map(|p| match &p.what {
+                    What::Put(record) => Some(record),
+                    What::Gone(_) => None,
+                });
+                let keys = memory.chain(puts).map(Record::key).filter(|k| k.starts_with(prefix));
+                walk.above.extend(keys.map(<[u8]>::to_vec));
+            }
+        }
+        walk
+    }
+
+    /// Entries in either tier, those that have expired and are not yet swept included. Counts what
+    /// is not yet committed by looking up whether the disk has it.
+    pub(crate) fn len(&self) -> u64 {
+        let Some(disk) = &self.disk else { return self.memory.held().0 };
+        loop {
+            let epoch = disk.disk.epoch();
+            let (mut uncommitted, mut memory_only, mut cleared) = (Vec::new(), 0, false);
+            for index in 0..self.memory.shard_count() {
+                let locked = self.memory.lock_nth(index);
+                let pending = locked.side.pending_ops();
+                uncommitted.extend(pending.map(|p| p.what.clone()));
+                cleared |= locked.side.cleared.is_some();
+                let only = |id: &_| locked.shard.handed(*id) == crate::memory::NOT_BELOW;
+                memory_only += locked.shard.ids().filter(only).count() as u64;
+            }
+            let snapshot = disk.disk.snapshot();
+            let (held, _) = disk.disk.held();
+            let base = if cleared || snapshot.is_none() { 0 } else { held };
+            let (mut more, mut fewer) = (memory_only, 0);
+            for what in &uncommitted {
+                let known = snapshot.as_ref().filter(|_| !cleared);
+                let there = known.is_some_and(|s| s.contains(what.record().key()).unwrap_or(false));
+                match what {
+                    What::Put(_) if !there => more += 1,
+                    What::Gone(_) if there => fewer += 1,
+                    What::Put(_) | What::Gone(_) => {}
+                }
+            }
+            if disk.disk.epoch() == epoch {
+                return (base + more).saturating_sub(fewer);
+            }
+        }
+    }
+}
+
+impl Walk {
+    /// The next key that is there.
+    pub(crate) fn next_key(&mut self, core: &Core) -> Option<Result<Vec<u8>>> {
+        self.next_found(core).map(|found| found.map(|found| found.record.key().to_vec()))
+    }
+
+    /// The next entry that is there.
+    pub(crate) fn next_found(&mut self, core: &Core) -> Option<Result<Found>> {
+        loop {
+            if self.failed {
+                return None;
+            }
+            let key = match self.next_candidate(core) {
+                Ok(key) => key?,
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            };
+            match core.check_open().and_then(|()| core.look(&key, core.now().as_nanos())) {
+                Ok(Some(found)) => return Some(Ok(found)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// The next key that may be there.
+    fn next_candidate(&mut self, core: &Core) -> Result<Option<Vec<u8>>> {
+        self.refill(core)?;
+        let Some(below) = self.page.last() else { return Ok(self.above.pop_first()) };
+        match self.above.first() {
+            Some(above) if above.as_slice() < below.as_ref() => Ok(self.above.pop_first()),
+            Some(above) if above.as_slice() == below.as_ref() => {
+                self.page.pop();
+                Ok(self.above.pop_first())
+            }
+            _ => Ok(self.page.pop().map(<[u8]>::into_vec)),
+        }
+    }
+
+    fn refill(&mut self, core: &Core) -> Result<()> {
+        while core.disk.is_none() && self.above.is_empty() && self.shard < core.memory.shard_count()
+        {
+            let locked = core.memory.lock_nth(self.shard);
+            let keys = locked.shard.ids().map(|id| locked.shard.record(id).key());
+            self.above.extend(keys.filter(|k| k.starts_with(&self.prefix)).map(<[u8]>::to_vec));
+            self.shard += 1;
+        }
+        let Some(disk) = core.disk.as_ref().filter(|_| !self.disk_done && self.page.is_empty())
+        else {
+            return Ok(());
+        };
+        self.page = match disk.disk.snapshot() {
+            None => core.disk_unavailable(disk, Vec::new())?,
+            Some(snapshot) => match snapshot.keys(&self.prefix, self.after.as_deref(), PAGE_KEYS) {
+                Ok(keys) => keys,
+                Err(failure) => core.disk_failed(failure, Vec::new())?,
+            },
+        };
+        self.disk_done = self.page.len() < PAGE_KEYS;
+        self.after = self.page.last().cloned();
+        self.page.reverse();
+        Ok(())
+    }
+}

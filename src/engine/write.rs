@@ -1,0 +1,482 @@
+//! Writing: encode, make room in memory, note the operation, queue it.
+//!
+//! An entry goes into memory only when its place is reserved; until then the loop lets the lock go,
+//! evicts the oldest entry there is, and looks again. An old value of the key stays readable, with
+//! the new stamp, until the new one takes its place.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
+use crate::engine::pending::{Below, CLEARED_IN_DOUBT, Side, What};
+use crate::engine::queue::{Reserved, Room};
+use crate::engine::read::Seen;
+use crate::engine::{Core, DiskSide, Garbage, Moment};
+use crate::entry::{InsertOptions, RemovalCause, Tier};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hash::KeyHash;
+use crate::memory::{Locked, NOT_BELOW};
+use crate::record::{CHARGE_MAX, Draft, Record, VALUE_BYTES_MAX};
+use crate::store::Change;
+use crate::trace::trace_op;
+
+/// What must hold of the key for a write to go in.
+#[derive(Debug)]
+pub(super) enum Expect {
+    Anything,
+    /// It was not there when this was the token of the shard; `None`: gone, by an operation that is
+    /// not committed, or there is no disk.
+    Absent(Option<u64>),
+    /// It was this very record, in memory or in an operation that is not committed.
+    Same(Record),
+    /// It was this, on disk.
+    SameBelow(Seen),
+}
+
+/// What came of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entered {
+    /// It went in; `None` where there is no disk to wait for.
+    Yes(Option<u64>),
+    /// What was expected of the key does not hold any more.
+    Changed,
+}
+
+/// One record on its way in.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) hash: KeyHash,
+    pub(super) record: Record,
+    pub(super) moment: Moment,
+    pub(super) expect: Expect,
+    /// Counts as an insert of the user's.
+    pub(super) counted: bool,
+}
+
+/// How the operation of a write gets its number.
+pub(super) enum Ticket<'q> {
+    /// There is no disk tier.
+    NoDisk,
+    /// It is pushed into this room.
+    Room(Room<'q>),
+    /// Its place is in a group that is open.
+    Number(u64),
+    /// There is no room: the entry stays in memory, and older versions below are removed, the
+    /// operation for which takes this room.
+    Shed(Room<'q>),
+    /// The disk fails and the queue is full: likewise, and all that is on disk is doubted.
+    Lost,
+}
+
+impl Core {
+    /// Checks an entry's size; `charge` is its weight, or key and value bytes.
+    pub(crate) fn check_size(&self, value_len: usize, charge: u64) -> Result<()> {
+        let disk = self.disk.as_ref().map(|disk| disk.limits.lock().bytes);
+        let (limit, name) = match disk {
+            Some(limit) => (limit, "disk_max_bytes"),
+            None => (self.memory.limits().bytes, "memory_max_bytes"),
+        };
+        let (size, limit, name) = if value_len > VALUE_BYTES_MAX {
+            (value_len as u64, VALUE_BYTES_MAX as u64, "the largest value")
+        } else if charge > limit.unwrap_or(CHARGE_MAX).min(CHARGE_MAX) {
+            (charge, limit.unwrap_or(CHARGE_MAX).min(CHARGE_MAX), name)
+        } else {
+            return Ok(());
+        };
+        self.counts.rejected.add(1);
+        Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "the entry has {size} bytes, the limit is {limit} ({name}); store less or raise it"
+            ),
+        ))
+    }
+
+    /// Makes the record of an insert, after checking everything that can be checked.
+    pub(crate) fn draft(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        options: &InsertOptions,
+        moment: Moment,
+    ) -> Result<Record> {
+        let natural = key.len() as u64 + value.len() as u64;
+        self.check_size(value.len(), options.weight.unwrap_or(natural))?;
+        let attributes = options.encode_attributes()?;
+        let draft = Draft {
+            value,
+            attributes: &attributes,
+            stamp: moment.stamp,
+            created: moment.wall,
+            deadline: self.deadline(options.ttl, moment.wall),
+            charge: options.weight,
+            schema: self.config.schema_version,
+        };
+        Ok(draft.finish(key, self.seal()))
+    }
+
+    /// Inserts one entry.
+    pub(crate) fn insert(&self, key: &[u8], value: &[u8], options: &InsertOptions) -> Result<()> {
+        self.check_key(key)?;
+        let moment = self.moment(options.timestamp);
+        let record = self.draft(key, value, options, moment)?;
+        let write = Write {
+            hash: self.memory.hash(key),
+            record,
+            moment,
+            expect: Expect::Anything,
+            counted: true,
+        };
+        self.enter(write)?;
+        trace_op!("insert", key, "done", self.lowest().name());
+        Ok(())
+    }
+
+    /// Inserts an entry unless the key is there; `true` if it was not.
+    pub(crate) fn insert_if_absent(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        weight: Option<u64>,
+    ) -> Result<bool> {
+        self.check_key(key)?;
+        let hash = self.memory.hash(key);
+        let options = InsertOptions::of_weight(weight);
+        loop {
+            let moment = self.moment(None);
+            let Some(expect) = self.absent(hash, key, moment.wall)? else {
+                trace_op!("insert_if_absent", key, "there", self.lowest().name());
+                return Ok(false);
+            };
+            let record = self.draft(key, value, &options, moment)?;
+            let write = Write { hash, record, moment, expect, counted: true };
+            if let Entered::Yes(_) = self.enter(write)? {
+                trace_op!("insert_if_absent", key, "done", self.lowest().name());
+                return Ok(true);
+            }
+        }
+    }
+
+    /// What makes sure that the key stays absent, if it is.
+    fn absent(&self, hash: KeyHash, key: &[u8], wall: u64) -> Result<Option<Expect>> {
+        let mut garbage = Garbage::default();
+        let mut locked = self.memory.lock(hash);
+        if let Some(id) = locked.shard.find(hash, key) {
+            let (deadline, stamp) = (locked.shard.deadline(id), locked.shard.stamp(id));
+            if !self.is_over(deadline, stamp, wall) {
+                return Ok(None);
+            }
+            self.expire_met(&mut locked, id, wall, &mut garbage);
+        }
+        let token = match locked.side.below(hash, key) {
+            Below::Unknown { token } => Some(token),
+            Below::Gone | Below::Value(_) => None,
+        };
+        let Some(disk) = &self.disk else {
+            drop(locked);
+            self.dispose(garbage);
+            return Ok(Some(Expect::Absent(None)));
+        };
+        let seen = self.see_below(disk, locked, hash, key)?;
+        let absent = match &seen {
+            None => true,
+            Some(seen) => self.is_over(seen.record.header().deadline, seen.accessed, wall),
+        };
+        let mut token = token;
+        if let Some(seen) = seen.filter(|_| absent) {
+            self.expire_seen(disk, hash, &seen, &mut garbage);
+            token = None;
+        }
+        self.dispose(garbage);
+        Ok(absent.then_some(Expect::Absent(token)))
+    }
+
+    /// Gives a key that is there a new deadline, and makes it the most recent; `false` if it is not
+    /// there.
+    pub(crate) fn touch(&self, key: &[u8], ttl: Option<Duration>) -> Result<bool> {
+        self.check_key(key)?;
+        let hash = self.memory.hash(key);
+        loop {
+            let moment = self.moment(None);
+            let locked = self.memory.lock(hash);
+            let (record, accessed, expect) = if let Some(id) = locked.shard.find(hash, key) {
+                let (record, stamp) = (locked.shard.record(id).clone(), locked.shard.stamp(id));
+                drop(locked);
+                (record.clone(), stamp, Expect::Same(record))
+            } else {
+                let Some(disk) = &self.disk else { return Ok(false) };
+                let Some(seen) = self.see_below(disk, locked, hash, key)? else { return Ok(false) };
+                (seen.record.clone(), seen.accessed, Expect::SameBelow(seen))
+            };
+            if self.is_over(record.header().deadline, accessed, moment.wall) {
+                return Ok(false);
+            }
+            let deadline = self.deadline(ttl, moment.wall);
+            let record = record.redated(moment.stamp, deadline, self.seal());
+            let write = Write { hash, record, moment, expect, counted: false };
+            if let Entered::Yes(_) = self.enter(write)? {
+                trace_op!("touch", key, "done", self.lowest().name());
+                return Ok(true);
+            }
+        }
+    }
+
+    pub(super) fn lowest(&self) -> Tier {
+        if self.disk.is_some() { Tier::Disk } else { Tier::Memory }
+    }
+
+    /// Brings one record in, and waits until it is durable if the policy says so.
+    pub(super) fn enter(&self, write: Write) -> Result<Entered> {
+        let mut garbage = Garbage::default();
+        let ticket = match &self.disk {
+            None => Ticket::NoDisk,
+            Some(disk) => {
+                self.ticket(disk, 1, write.record.allocated_bytes(), write.record.key())?
+            }
+        };
+        let entered = self.place(write, ticket, &mut garbage);
+        self.dispose(garbage);
+        self.relieve_touches();
+        if let (Entered::Yes(Some(seq)), Some(disk)) = (entered, &self.disk) {
+            self.wait_if_through(disk, seq)?;
+        }
+        Ok(entered)
+    }
+
+    /// Asks the queue for room, as the policy says.
+    fn ticket<'d>(
+        &self,
+        disk: &'d DiskSide,
+        ops: usize,
+        bytes: usize,
+        key: &[u8],
+    ) -> Result<Ticket<'d>> {
+        let when_full = match self.config.write_policy {
+            WritePolicy::Through => WhenFull::default(),
+            WritePolicy::Behind { when_full, .. } => when_full,
+        };
+        let patience = match when_full {
+            WhenFull::Block(patience) => patience,
+            WhenFull::Shed => Duration::ZERO,
+        };
+        match disk.queue.reserve(ops, bytes, patience) {
+            Reserved::Room(room) => Ok(Ticket::Room(room)),
+            Reserved::Failing => match self.config.error_policy {
+                ErrorPolicy::Degrade => Ok(Ticket::Lost),
+                ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(Error::closed)),
+            },
+            Reserved::Full if when_full == WhenFull::Shed => {
+                let bytes = Record::of_key(key).allocated_bytes();
+                Ok(Ticket::Shed(disk.queue.force_room(1, bytes)))
+            }
+            Reserved::Full => {
+                self.counts.rejected.add(1);
+                Err(busy(disk, patience))
+            }
+        }
+    }
+
+    /// Room for operations that may not be shed: removals and batches.
+    pub(super) fn room<'d>(
+        &self,
+        disk: &'d DiskSide,
+        ops: usize,
+        bytes: usize,
+    ) -> Result<Option<Room<'d>>> {
+        let patience = match self.config.write_policy {
+            WritePolicy::Behind { when_full: WhenFull::Block(patience), .. } => patience,
+            WritePolicy::Through | WritePolicy::Behind { when_full: WhenFull::Shed, .. } => {
+                match WhenFull::default() {
+                    WhenFull::Block(patience) => patience,
+                    WhenFull::Shed => Duration::ZERO,
+                }
+            }
+        };
+        match disk.queue.reserve(ops, bytes, patience) {
+            Reserved::Room(room) => Ok(Some(room)),
+            Reserved::Full => Err(busy(disk, patience)),
+            Reserved::Failing => match self.config.error_policy {
+                ErrorPolicy::Degrade => Ok(None),
+                ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(Error::closed)),
+            },
+        }
+    }
+
+    /// With write-through, waits until `seq` is durable. A disk that fails is an error or not, as
+    /// the policy says.
+    pub(super) fn wait_if_through(&self, disk: &DiskSide, seq: u64) -> Result<()> {
+        if self.config.write_policy != WritePolicy::Through {
+            return Ok(());
+        }
+        match disk.queue.wait_durable(seq) {
+            Err(e) if self.config.error_policy == ErrorPolicy::Strict => Err(e),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Puts a record into memory, if it fits there, and notes its operation.
+    pub(super) fn place(&self, write: Write, ticket: Ticket<'_>, garbage: &mut Garbage) -> Entered {
+        let Write { hash, record, moment, expect, counted } = write;
+        let charge = record.charge();
+        let fits = self.fits_memory(charge, self.memory.limits());
+        let mut is_victim = false;
+        loop {
+            let mut locked = self.memory.lock(hash);
+            let superseded = matches!(&ticket, Ticket::Number(seq)
+                if locked.side.is_superseded(hash, record.key(), *seq));
+            if !superseded && !self.is_as_expected(&locked, hash, record.key(), &expect) {
+                return Entered::Changed;
+            }
+            let old = locked.shard.find(hash, record.key());
+            if superseded {
+                // A newer operation has the key: as if this one had come just before it.
+                locked.side.counts.inserts += u64::from(counted);
+                return Entered::Yes(None);
+            }
+            let enters = fits && !is_victim;
+            if let Some(old) = old.filter(|_| enters) {
+                locked.shard.restamp(old, moment.stamp);
+            }
+            if enters && !locked.reserve(old, charge) {
+                drop(locked);
+                is_victim = !self.evict_one(Some((moment.stamp, record.key())), garbage);
+                continue;
+            }
+            let known = self.known_below(&locked, hash, record.key(), old.is_some(), garbage);
+            let (handed, seq) = self.note_put(&mut locked, hash, &record, ticket, known, garbage);
+            locked.side.counts.inserts += u64::from(counted);
+            let placement = self.placement(&record, moment, handed);
+            match old {
+                Some(old) if enters => {
+                    let stamp = locked.shard.stamp(old);
+                    let was = locked.shard.replace(old, record, placement);
+                    garbage.records.push((was, stamp, Tier::Memory, RemovalCause::Replaced));
+                }
+                None if enters => {
+                    locked.shard.insert(hash, record, placement);
+                }
+                old => {
+                    if let Some(old) = old {
+                        garbage.note(locked.remove(old), Tier::Memory, RemovalCause::Replaced);
+                    }
+                    if is_victim {
+                        locked.side.counts.memory_evictions += 1;
+                        garbage.records.push((
+                            record,
+                            moment.stamp,
+                            Tier::Memory,
+                            RemovalCause::Size,
+                        ));
+                    }
+                }
+            }
+            return Entered::Yes(seq);
+        }
+    }
+
+    fn is_as_expected(
+        &self,
+        locked: &Locked<'_, Side>,
+        hash: KeyHash,
+        key: &[u8],
+        expect: &Expect,
+    ) -> bool {
+        match expect {
+            Expect::Anything => true,
+            Expect::Absent(token) => {
+                locked.shard.find(hash, key).is_none()
+                    && match locked.side.below(hash, key) {
+                        Below::Gone => true,
+                        Below::Value(_) => false,
+                        Below::Unknown { token: now } => self.disk.is_none() || Some(now) == *token,
+                    }
+            }
+            Expect::Same(record) => match locked.shard.find(hash, key) {
+                Some(id) => locked.shard.record(id).is_same(record),
+                None => false,
+            },
+            Expect::SameBelow(seen) => self.is_current(locked, hash, seen),
+        }
+    }
+
+    /// Whether the listener hears of the value that a put replaces here: if memory or an operation
+    /// that is not committed has it. Else the writer will find it on disk.
+    fn known_below(
+        &self,
+        locked: &Locked<'_, Side>,
+        hash: KeyHash,
+        key: &[u8],
+        in_memory: bool,
+        garbage: &mut Garbage,
+    ) -> bool {
+        if in_memory || !self.is_listening() {
+            return true;
+        }
+        match locked.side.below(hash, key) {
+            Below::Gone => true,
+            Below::Unknown { .. } => false,
+            Below::Value(record) => {
+                let stamp = record.stamp();
+                garbage.records.push((record, stamp, Tier::Disk, RemovalCause::Replaced));
+                true
+            }
+        }
+    }
+
+    /// Notes and queues the operation of a put, as its ticket says. Gives the recency that the disk
+    /// will have, and the number.
+    fn note_put(
+        &self,
+        locked: &mut Locked<'_, Side>,
+        hash: KeyHash,
+        record: &Record,
+        ticket: Ticket<'_>,
+        reported: bool,
+        garbage: &mut Garbage,
+    ) -> (u64, Option<u64>) {
+        let Some(disk) = &self.disk else { return (NOT_BELOW, None) };
+        self.count_touches(locked.side.forget_touch(hash, record.key()));
+        let (seq, what, handed) = match ticket {
+            Ticket::NoDisk => return (NOT_BELOW, None),
+            Ticket::Room(room) => {
+                let seq = disk.queue.push(room, Change::Put(record.clone()), reported);
+                (seq, What::Put(record.clone()), record.stamp())
+            }
+            Ticket::Number(seq) => (seq, What::Put(record.clone()), record.stamp()),
+            Ticket::Shed(room) => {
+                self.counts.shed.add(1);
+                let key = Record::of_key(record.key());
+                let seq = disk.queue.push(room, Change::Remove(key.clone()), true);
+                (seq, What::Gone(key), NOT_BELOW)
+            }
+            Ticket::Lost => {
+                self.counts.shed.add(1);
+                Self::doubt_disk(disk, locked);
+                return (NOT_BELOW, None);
+            }
+        };
+        let old = locked.side.note(hash, seq, what);
+        garbage.silent.extend(old.map(|what| what.record().clone()));
+        (handed, Some(seq))
+    }
+
+    /// An operation could not be kept for the disk: nothing that is there may be believed until it
+    /// has been emptied.
+    pub(super) fn doubt_disk(disk: &DiskSide, locked: &mut Locked<'_, Side>) {
+        locked.side.cleared = Some(CLEARED_IN_DOUBT);
+        disk.wipe.store(true, Ordering::Release);
+    }
+}
+
+#[cold]
+fn busy(disk: &DiskSide, patience: Duration) -> Error {
+    let (ops, bytes) = disk.queue.pending();
+    let ms = patience.as_millis();
+    Error::new(
+        ErrorKind::Busy,
+        format!(
+            "the queue of pending writes stayed full for {ms} ms ({ops} operations, {bytes} bytes); \
+             write less at once, or raise its limits"
+        ),
+    )
+}

@@ -1,0 +1,335 @@
+//! The writer thread: takes from the queue, commits, settles; and opens the disk anew when it fails.
+//!
+//! # How it works
+//!
+//! 1. Take a prefix of the queue, and recency that wants to go down.
+//! 2. Commit it. The store asks [`Asker`] before an entry leaves; the answer, the removal from
+//!    memory and the tombstone that hides the old snapshot are one step under the shard's lock.
+//! 3. Settle: with the new snapshot out, take the batch's operations from the pending maps.
+//! 4. Acknowledge.
+//!
+//! # Failure
+//!
+//! A batch that failed is kept. The file is opened anew, with pauses from 100 ms up to 30 s; the
+//! number of its last batch tells whether ours was applied. Until then the pending maps answer for
+//! what is queued, and the rest of the disk reads as missing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::engine::pending::What;
+use crate::engine::queue::Work;
+use crate::engine::{Core, DiskSide, Garbage};
+use crate::entry::{RemovalCause, Tier};
+use crate::hash::KeyHash;
+use crate::memory::NOT_BELOW;
+use crate::record::{NEVER, Record};
+use crate::store::disk::{Failure, Writer};
+use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Touch, Verdict, Why};
+use crate::time::Timestamp;
+use crate::trace;
+
+/// A batch of at least this many operations is committed so that opening after a crash is quick: it
+/// costs a tenth there, and half the speed of single writes.
+const QUICK_REPAIR_OPS: usize = 100;
+/// Touches that go along with a batch at most.
+const TOUCHES_PER_BATCH: usize = 1 << 14;
+/// The first pause after a failure, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Runs until the cache is closed. The writer, and with it the file, is dropped at the end.
+pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
+    let Some(disk) = &core.disk else { return };
+    loop {
+        let work = disk.queue.next();
+        let close = work.close;
+        // Nothing below panics as far as we know; if it does, the batch is as if it had failed.
+        let step = AssertUnwindSafe(|| core.work_off(disk, &mut writer, &work));
+        let kept = catch_unwind(step).unwrap_or(false);
+        if close || !kept {
+            break;
+        }
+    }
+    drop(writer);
+    disk.queue.ended();
+}
+
+impl Core {
+    /// Commits one piece of work; `false` if the cache is closing and the disk fails.
+    fn work_off(&self, disk: &DiskSide, writer: &mut Writer, work: &Work) -> bool {
+        if let Some(reason) = &work.suspect {
+            let failure = Failure::suspicion(reason);
+            if !self.recover(disk, writer, &failure, work.number).1 {
+                return false;
+            }
+        }
+        let wiped = self.take_doubt(disk, work.number);
+        let wiped = wiped.then_some(Op { seq: 0, change: Change::Clear, reported: true });
+        let doubted = wiped.is_some();
+        let ops: Vec<Op> = wiped.into_iter().chain(work.ops.iter().cloned()).collect();
+        let mut touches = self.take_touches(disk, work.number);
+        if work.flush.is_some() || work.close {
+            self.hand_down_everything(&mut touches);
+        }
+        let sweep = work.sweep.map(|(sweep, _)| sweep);
+        let idle = ops.is_empty() && touches.is_empty() && sweep.is_none();
+        if !idle || self.is_over_disk_limits(disk) {
+            let mut cleared = Vec::new();
+            if !self.commit_all(disk, writer, work, &ops, &touches, sweep, &mut cleared) {
+                return false;
+            }
+            if doubted && !cleared.is_empty() {
+                cleared.remove(0);
+            }
+            disk.queue.done(work, &cleared);
+        } else {
+            disk.queue.done(work, &[]);
+        }
+        disk.queue.answered(work.flush, work.sweep.map(|(_, ticket)| ticket));
+        true
+    }
+
+    /// Commits until the sweep is through; one transaction where there is none.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one batch, as they come")]
+    fn commit_all(
+        &self,
+        disk: &DiskSide,
+        writer: &mut Writer,
+        work: &Work,
+        ops: &[Op],
+        touches: &[Touch],
+        sweep: Option<Sweep>,
+        cleared: &mut Vec<u64>,
+    ) -> bool {
+        let mut batch = Batch {
+            ops,
+            touches,
+            number: work.number,
+            limits: *disk.limits.lock(),
+            sweep,
+            quick_repair: ops.len() >= QUICK_REPAIR_OPS || work.flush.is_some() || work.close,
+            listening: self.is_listening(),
+        };
+        loop {
+            let Some(outcome) = self.commit_once(disk, writer, &batch) else { return false };
+            let more = outcome.more_expired;
+            cleared.extend(&outcome.cleared);
+            self.settle(disk, &batch, outcome);
+            if !more {
+                return true;
+            }
+            (batch.ops, batch.touches) = (&[], &[]);
+        }
+    }
+
+    /// Commits one batch, however often it takes; `None` if the cache closes before it succeeds.
+    fn commit_once(
+        &self,
+        disk: &DiskSide,
+        writer: &mut Writer,
+        batch: &Batch<'_>,
+    ) -> Option<Outcome> {
+        let before = writer.totals().batch;
+        loop {
+            let mut asker = Asker {
+                core: self,
+                number: batch.number,
+                garbage: Garbage::default(),
+                outcome: Outcome::default(),
+            };
+            let committed = writer.commit(batch, &mut asker);
+            let seen = asker.outcome;
+            self.dispose(asker.garbage);
+            let failure = match committed {
+                Ok(outcome) => {
+                    disk.degraded.clear();
+                    return Some(outcome);
+                }
+                Err(failure) => failure,
+            };
+            let (last, go_on) = self.recover(disk, writer, &failure, batch.number);
+            if last == Some(batch.number) && batch.number > before {
+                // It was applied, though its commit said otherwise.
+                disk.degraded.clear();
+                return Some(Outcome { totals: writer.totals(), ..seen });
+            }
+            if !go_on {
+                return None;
+            }
+        }
+    }
+
+    /// Opens the file anew, however often that takes. Gives the number of its last batch, and
+    /// whether to go on.
+    fn recover(
+        &self,
+        disk: &DiskSide,
+        writer: &mut Writer,
+        failure: &Failure,
+        number: u64,
+    ) -> (Option<u64>, bool) {
+        let mut reason = failure.to_string();
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.counts.disk_errors.add(1);
+            disk.degraded.set(&reason, Timestamp::from_nanos(self.clock.wall()));
+            trace::warn("the disk tier fails; the cache goes on in memory", &reason);
+            writer.let_go();
+            let go_on = disk.queue.failed(&reason, pause);
+            pause = (2 * pause).min(PAUSE_MAX);
+            self.take_doubt(disk, number);
+            match writer.reopen() {
+                Ok(totals) => {
+                    trace::info("the disk tier is open again");
+                    return (Some(totals.batch), go_on);
+                }
+                Err(failure) => reason = failure.to_string(),
+            }
+            if !go_on {
+                return (None, false);
+            }
+        }
+    }
+
+    /// Whether operations were lost while the disk failed, so that it has to be emptied.
+    fn take_doubt(&self, disk: &DiskSide, number: u64) -> bool {
+        if !disk.wipe.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        for index in 0..self.memory.shard_count() {
+            self.memory.lock_nth(index).side.doubt_resolved_by(number);
+        }
+        true
+    }
+
+    fn is_over_disk_limits(&self, disk: &DiskSide) -> bool {
+        let (entries, bytes) = disk.disk.held();
+        disk.limits.lock().exceeded(entries, bytes)
+    }
+
+    /// Recency that memory let go of, for a batch of this number.
+    fn take_touches(&self, disk: &DiskSide, number: u64) -> Vec<Touch> {
+        let mut touches = Vec::new();
+        if disk.touched.load(Ordering::Relaxed) == 0 {
+            return touches;
+        }
+        for index in 0..self.memory.shard_count() {
+            let room = TOUCHES_PER_BATCH.saturating_sub(touches.len());
+            self.memory.lock_nth(index).side.take_touches(number, room, &mut touches);
+        }
+        self.count_touches(0_usize.wrapping_sub(touches.len()));
+        touches
+    }
+
+    /// Recency of everything in memory that the disk does not have, and of the rest that is noted.
+    fn hand_down_everything(&self, touches: &mut Vec<Touch>) {
+        for index in 0..self.memory.shard_count() {
+            let before = touches.len();
+            let mut locked = self.memory.lock_nth(index);
+            locked.side.take_touches(u64::MAX, usize::MAX, touches);
+            self.count_touches(0_usize.wrapping_sub(touches.len() - before));
+            let changed: Vec<_> = locked
+                .shard
+                .ids()
+                .filter(|id| {
+                    let handed = locked.shard.handed(*id);
+                    handed != NOT_BELOW && handed != locked.shard.stamp(*id)
+                })
+                .collect();
+            for id in changed {
+                let stamp = locked.shard.stamp(id);
+                let record = Record::of_key(locked.shard.record(id).key());
+                locked.shard.set_handed(id, stamp);
+                touches.push(Touch { record, stamp });
+            }
+        }
+    }
+
+    /// The batch is on disk and readers see it: take its operations out of the pending maps.
+    fn settle(&self, disk: &DiskSide, batch: &Batch<'_>, outcome: Outcome) {
+        self.counts.disk_evictions.add(outcome.evicted.len() as u64);
+        self.counts.disk_expirations.add(outcome.expired.len() as u64);
+        disk.next_deadline.store(outcome.next_deadline.unwrap_or(NEVER), Ordering::Release);
+        disk.oldest.store(outcome.oldest.unwrap_or(NEVER), Ordering::Release);
+        let put = batch.ops.iter().filter_map(|op| op.change.record());
+        for record in put.chain(&outcome.evicted).chain(&outcome.expired) {
+            let hash = self.memory.hash(record.key());
+            let settled = self.memory.lock(hash).side.settle(hash, record.key(), batch.number);
+            drop(settled);
+        }
+        if batch.ops.iter().any(|op| matches!(op.change, Change::Clear)) {
+            for index in 0..self.memory.shard_count() {
+                self.memory.lock_nth(index).side.clear_settled(batch.number);
+            }
+        }
+        if self.is_listening() {
+            let mut garbage = Garbage::default();
+            let causes = [
+                (outcome.replaced, RemovalCause::Replaced),
+                (outcome.evicted, RemovalCause::Size),
+                (outcome.expired, RemovalCause::Expired),
+            ];
+            for (records, cause) in causes {
+                let records = records.into_iter().filter(|record| self.is_valid(record));
+                garbage.records.extend(records.map(|r| (r.clone(), r.stamp(), Tier::Disk, cause)));
+            }
+            self.dispose(garbage);
+        }
+    }
+}
+
+/// Memory's side of the questions that the store has.
+struct Asker<'c> {
+    core: &'c Core,
+    number: u64,
+    garbage: Garbage,
+    /// What was let leave, in case the commit happens and its outcome is lost.
+    outcome: Outcome,
+}
+
+impl Above for Asker<'_> {
+    fn ask(&mut self, key: &[u8], stamp: u64, why: Why) -> Verdict {
+        let core = self.core;
+        let hash: KeyHash = core.memory.hash(key);
+        let mut locked = core.memory.lock(hash);
+        if let Some(pending) = locked.side.pending(hash, key).filter(|p| p.seq > self.number) {
+            return match &pending.what {
+                What::Put(newer) if why == Why::Size && newer.stamp() != stamp => {
+                    Verdict::Accessed(newer.stamp())
+                }
+                What::Put(_) | What::Gone(_) => Verdict::Superseded,
+            };
+        }
+        let held = locked.shard.find(hash, key);
+        let accessed = match held {
+            Some(id) => locked.shard.stamp(id),
+            None => locked.side.touched(hash, key).unwrap_or(stamp),
+        };
+        if accessed != stamp && why != Why::Expired {
+            match held {
+                Some(id) => locked.shard.set_handed(id, accessed),
+                None => core.count_touches(locked.side.forget_touch(hash, key)),
+            }
+            return Verdict::Accessed(accessed);
+        }
+        core.count_touches(locked.side.forget_touch(hash, key));
+        if let Some(id) = held {
+            let removed = locked.remove(id);
+            if why != Why::Size {
+                locked.side.counts.memory_expirations += 1;
+            }
+            self.garbage.silent.push(removed.record);
+        }
+        let name = Record::of_key(key);
+        drop(locked.side.note(hash, self.number, What::Gone(name.clone())));
+        drop(locked);
+        match why {
+            Why::Size => self.outcome.evicted.push(name),
+            Why::Expired | Why::Idle => self.outcome.expired.push(name),
+        }
+        Verdict::Leave
+    }
+}

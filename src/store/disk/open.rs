@@ -1,0 +1,404 @@
+//! Opening: lock, look, create or open, compare what the file says with what the program expects.
+//!
+//! # How it works
+//!
+//! 1. What is at the path must be nothing, an empty file, or begin as redb files do.
+//! 2. The lock file is taken, and what a crash left half-made is removed.
+//! 3. A new file is made under a temporary name, synced and renamed: a crash while redb creates a
+//!    file would leave one that cannot be opened.
+//! 4. The meta rows are read, read-only where the file was closed cleanly, so that a file that is
+//!    refused stays as it is.
+//! 5. The database is opened, and its totals compared with the length of the data table.
+//!
+//! A file that begins as ours and cannot be opened or read is damaged: it is set aside under the
+//! name `*.damaged`, in the place of the one before, or refused, as the caller chose.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use redb::{
+    Builder, Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTableMetadata, TableError,
+};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Totals;
+use crate::store::disk::commit::recount;
+use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::lock::{FileLock, beside};
+use crate::store::disk::schema::{
+    DATA, EXPIRY, FORMAT_ROW, FORMAT_VERSION, KEY_ROW, META, ORDER, RKYV_ROW, SCHEMA_VERSION_ROW,
+    TOTALS_ROW, TOUCH, VALUE_ROW,
+};
+use crate::store::disk::{Disk, Writer};
+use crate::sync::RwLock;
+use crate::trace;
+
+/// The first bytes of every redb file.
+const MAGIC: [u8; 9] = [b'r', b'e', b'd', b'b', 0x1A, 0x0A, 0xA9, 0x0D, 0x0A];
+
+/// What to do with a damaged file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDamage {
+    SetAside,
+    Fail,
+}
+
+/// What to do with a file of another type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnOtherType {
+    Fail,
+    StartEmpty,
+}
+
+/// How to open a file, and what it should hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) path: PathBuf,
+    pub(crate) cache_bytes: usize,
+    pub(crate) on_damage: OnDamage,
+    pub(crate) on_other_type: OnOtherType,
+    /// rkyv's format features, as compiled in.
+    pub(crate) rkyv: String,
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) schema_version: u32,
+}
+
+/// An open disk tier.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) writer: Writer,
+}
+
+/// Why a file that exists was not accepted.
+enum Refused {
+    Damaged(Failure),
+    Error(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Opened {
+    /// Opens the cache file, or makes it.
+    pub(crate) fn open(options: &Options) -> Result<Self> {
+        let path = &options.path;
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).map_err(|e| {
+                let folder = parent.display();
+                let sentence = format!("cannot make the folder {folder}: {e}; choose another path");
+                Error::with_source(ErrorKind::Io, sentence, e)
+            })?;
+        }
+        let exists = is_there(path)?;
+        let lock = FileLock::take(path)?;
+        let _ = fs::remove_file(beside(path, ".new"));
+        if !exists {
+            create(options)?;
+        }
+        let (database, totals) = match accept(options) {
+            Ok(accepted) => accepted,
+            Err(Refused::Error(error)) => return Err(error),
+            Err(Refused::Damaged(failure)) => {
+                set_aside(options, failure)?;
+                create(options)?;
+                accept(options).map_err(|refused| match refused {
+                    Refused::Error(error) => error,
+                    Refused::Damaged(failure) => failure.into_error("cannot open a new file"),
+                })?
+            }
+        };
+        let disk = Arc::new(Disk {
+            snapshot: RwLock::new(None),
+            entries: AtomicU64::new(totals.entries),
+            bytes: AtomicU64::new(totals.bytes),
+            epoch: AtomicU64::new(0),
+        });
+        let mut writer = Writer {
+            disk: Arc::clone(&disk),
+            database: Some(database),
+            totals,
+            sweep_from: Vec::new(),
+            path: path.clone(),
+            cache_bytes: options.cache_bytes,
+            schema_version: options.schema_version,
+            _lock: lock,
+        };
+        writer.refresh().map_err(|f| f.into_error(format!("cannot read {}", path.display())))?;
+        Ok(Self { disk, writer })
+    }
+}
+
+/// Whether there is a file to open; an error if it is no file of ours.
+fn is_there(path: &Path) -> Result<bool> {
+    let failed = |e: std::io::Error| {
+        let sentence =
+            format!("cannot read {}: {e}; check the path and its permissions", path.display());
+        Error::with_source(ErrorKind::Io, sentence, e)
+    };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(failed(e)),
+    };
+    if file.metadata().map_err(failed)?.is_dir() {
+        let sentence = format!("{} is a folder; name a file in it", path.display());
+        return Err(Error::new(ErrorKind::Io, sentence));
+    }
+    let mut start = Vec::new();
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start).map_err(failed)?;
+    if start.is_empty() {
+        return Ok(false);
+    }
+    if start != MAGIC {
+        return Err(foreign(path));
+    }
+    Ok(true)
+}
+
+#[cold]
+fn foreign(path: &Path) -> Error {
+    let sentence = format!(
+        "{} exists and is no cache file; choose another path, or remove it if it is not needed",
+        path.display()
+    );
+    Error::new(ErrorKind::Foreign, sentence)
+}
+
+/// Makes a new file: temporary name, commit, sync, rename, sync of the folder.
+fn create(options: &Options) -> Result<()> {
+    let (path, new) = (&options.path, beside(&options.path, ".new"));
+    let made = guarded(|| {
+        let file = private_file(&new)?;
+        let database = Builder::new().set_cache_size(options.cache_bytes).create_file(file)?;
+        start_empty(&database, options)?;
+        drop(database);
+        File::open(&new)?.sync_all()?;
+        fs::rename(&new, path)?;
+        sync_folder(path)?;
+        Ok(())
+    });
+    made.map_err(|failure| {
+        let _ = fs::remove_file(&new);
+        failure.into_error(format!("cannot make the cache file {}", path.display()))
+    })
+}
+
+/// A new file that only its owner may read: it holds whatever the program caches.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    if cfg!(unix) {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Writes the meta rows and empties the tables, in one transaction: entries of another schema
+/// version or type must never be taken for ours.
+fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(FORMAT_ROW, FORMAT_VERSION.to_le_bytes().as_slice())?;
+        meta.insert(RKYV_ROW, options.rkyv.as_bytes())?;
+        meta.insert(KEY_ROW, options.key.as_bytes())?;
+        meta.insert(VALUE_ROW, options.value.as_bytes())?;
+        meta.insert(SCHEMA_VERSION_ROW, options.schema_version.to_le_bytes().as_slice())?;
+        meta.insert(TOTALS_ROW, Totals::default().encode().as_slice())?;
+        transaction.delete_table(DATA)?;
+        transaction.delete_table(ORDER)?;
+        transaction.delete_table(TOUCH)?;
+        transaction.delete_table(EXPIRY)?;
+        transaction.open_table(DATA)?;
+        transaction.open_table(ORDER)?;
+        transaction.open_table(TOUCH)?;
+        transaction.open_table(EXPIRY)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Opens a file that exists, if it holds what it should.
+fn accept(options: &Options) -> Result<(Database, Totals), Refused> {
+    let path = &options.path;
+    // Closed cleanly, a file can be looked at without a change; after a crash it is repaired first.
+    let looked = guarded(|| match Builder::new().open_read_only(path) {
+        Ok(database) => Ok(Some(look(&database.begin_read()?, options)?)),
+        Err(DatabaseError::RepairAborted) => Ok(None),
+        Err(e) => Err(e.into()),
+    });
+    if let Some(look) = looked.map_err(|f| refuse(path, f))? {
+        look.verdict(options)?;
+    }
+    let opened = guarded(|| {
+        let database = open_database(path, options.cache_bytes)?;
+        let look = look(&database.begin_read()?, options)?;
+        Ok((database, look))
+    });
+    let (database, look) = opened.map_err(|f| refuse(path, f))?;
+    let outdated = look.verdict(options)?;
+    let read = guarded(|| {
+        if outdated {
+            start_empty(&database, options)?;
+        }
+        totals(&database)
+    });
+    let totals = read.map_err(|f| refuse(path, f))?;
+    Ok((database, totals))
+}
+
+/// Sorts what redb says of a file into damage and everything else.
+fn refuse(path: &Path, failure: Failure) -> Refused {
+    if failure.damaged {
+        return Refused::Damaged(failure);
+    }
+    Refused::Error(match failure.source.downcast_ref::<redb::Error>() {
+        Some(redb::Error::DatabaseAlreadyOpen) => {
+            let sentence = format!("{} is open in another program; close it there", path.display());
+            Error::new(ErrorKind::Locked, sentence)
+        }
+        Some(redb::Error::UpgradeRequired(version)) => {
+            let sentence = format!(
+                "{} has file format {version} of the storage engine, which this build does not \
+                 read; open it with the version that wrote it, or choose another path",
+                path.display()
+            );
+            Error::new(ErrorKind::Version, sentence)
+        }
+        _ => failure.into_error(format!("cannot open {}", path.display())),
+    })
+}
+
+pub(super) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, Failure> {
+    guarded(|| Ok(Builder::new().set_cache_size(cache_bytes).open(path)?))
+}
+
+/// What the meta rows of a file say.
+#[derive(Debug)]
+struct Look {
+    format: Option<u32>,
+    rkyv: String,
+    key: String,
+    value: String,
+    schema_version: u32,
+}
+
+fn look(transaction: &ReadTransaction, options: &Options) -> Result<Look, Failure> {
+    let nothing = Look {
+        format: None,
+        rkyv: String::new(),
+        key: String::new(),
+        value: String::new(),
+        schema_version: 0,
+    };
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(nothing),
+        Err(e) => return Err(e.into()),
+    };
+    let number = |row: Option<Vec<u8>>| Some(u32::from_le_bytes(row?.try_into().ok()?));
+    let text =
+        |row: Option<Vec<u8>>| String::from_utf8(row.unwrap_or_default()).unwrap_or_default();
+    let format = number(row(&meta, FORMAT_ROW)?)
+        .ok_or_else(|| Failure::damage("the file does not say its format"))?;
+    let look = Look {
+        format: Some(format),
+        rkyv: text(row(&meta, RKYV_ROW)?),
+        key: text(row(&meta, KEY_ROW)?),
+        value: text(row(&meta, VALUE_ROW)?),
+        schema_version: number(row(&meta, SCHEMA_VERSION_ROW)?).unwrap_or(options.schema_version),
+    };
+    Ok(look)
+}
+
+fn row(
+    meta: &ReadOnlyTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Option<Vec<u8>>, Failure> {
+    Ok(meta.get(name)?.map(|guard| guard.value().to_vec()))
+}
+
+impl Look {
+    /// Whether the file is to be emptied; an error if it is to be left alone.
+    fn verdict(&self, options: &Options) -> Result<bool> {
+        let path = options.path.display();
+        let Some(format) = self.format else { return Err(foreign(&options.path)) };
+        if format > FORMAT_VERSION {
+            let sentence = format!(
+                "{path} has format {format}, this build reads up to {FORMAT_VERSION}; open it with \
+                 a newer version of larder, or choose another path"
+            );
+            return Err(Error::new(ErrorKind::Version, sentence));
+        }
+        if self.rkyv != options.rkyv {
+            let sentence = format!(
+                "{path} was written with the rkyv format features '{}', this program has '{}'; \
+                 build with the same ones, or choose another path",
+                self.rkyv, options.rkyv
+            );
+            return Err(Error::new(ErrorKind::Version, sentence));
+        }
+        let same = (&self.key, &self.value) == (&options.key, &options.value);
+        if !same && options.on_other_type == OnOtherType::Fail {
+            let sentence = format!(
+                "{path} maps {} to {}, this cache maps {} to {}; choose another path, or let a \
+                 file of another type start empty",
+                self.key, self.value, options.key, options.value
+            );
+            return Err(Error::new(ErrorKind::Schema, sentence));
+        }
+        Ok(!same || self.schema_version != options.schema_version)
+    }
+}
+
+/// The totals of a file; counted if the row is damaged or disagrees with the data table.
+pub(super) fn totals(database: &Database) -> Result<Totals, Failure> {
+    guarded(|| {
+        let transaction = database.begin_read()?;
+        let data = transaction.open_table(DATA)?;
+        let stored = match row(&transaction.open_table(META)?, TOTALS_ROW)? {
+            Some(row) => Totals::decode(&row),
+            None => None,
+        };
+        match stored {
+            Some(totals) if totals.entries == data.len()? => Ok(totals),
+            other => {
+                trace::warn("the totals of the cache file were wrong and are counted anew", &"");
+                let batch = other.map_or(0, |totals| totals.batch);
+                Ok(Totals { batch, ..recount(&data)? })
+            }
+        }
+    })
+}
+
+fn set_aside(options: &Options, failure: Failure) -> Result<()> {
+    let path = &options.path;
+    if options.on_damage == OnDamage::Fail {
+        let sentence = format!(
+            "{} is damaged; remove it, restore it, or let damaged files be set aside",
+            path.display()
+        );
+        return Err(failure.into_error(sentence));
+    }
+    trace::warn("the cache file is damaged; it is set aside and the cache starts empty", &failure);
+    fs::rename(path, beside(path, ".damaged")).map_err(|e| {
+        let sentence = format!("cannot set the damaged file {} aside: {e}", path.display());
+        Error::with_source(ErrorKind::Io, sentence, e)
+    })
+}
