@@ -295,9 +295,11 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Builder<Cache<K, V>> {
     /// use larder::{Cache, RemovalCause};
     ///
     /// let (left, seen) = mpsc::channel();
-    /// let cache: Cache<str, u64> = Cache::builder()
+    /// let cache = Cache::<str, u64>::builder()
     ///     .memory_max_entries(1)
-    ///     .eviction_listener(move |key, entry, cause| { let _ = left.send((key, entry.to_owned(), cause)); })
+    ///     .eviction_listener(move |key, entry, cause| {
+    ///         let _ = left.send((key, entry.to_owned(), cause));
+    ///     })
     ///     .open()?;
     /// cache.insert("old", &1)?;
     /// cache.insert("new", &2)?;

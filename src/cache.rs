@@ -9,8 +9,6 @@
 
 use std::marker::PhantomData;
 
-use rkyv::Archived;
-
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
 use crate::engine::{Engine, Health, Item, Removal, Schema};
@@ -20,7 +18,7 @@ use crate::handle::state_and_life;
 use crate::key::CacheKey;
 use crate::stats::{Limits, Stats};
 use crate::time::Timestamp;
-use crate::value::{CacheValue, encode, format_name, is_valid, layout_name};
+use crate::value::{Archived, CacheValue, encode, format_name, is_valid, layout_name};
 
 /// A cache of keys `K` and values `V`, in memory or in memory and on disk.
 ///

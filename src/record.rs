@@ -186,7 +186,8 @@ fn checksum(key: &[u8], head: &[u8], rest: [&[u8]; 2]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(key);
     crc.update(head.get(4..).unwrap_or_default());
-    rest.into_iter().for_each(|part| crc.update(part));
+    crc.update(rest[0]);
+    crc.update(rest[1]);
     crc.finalize()
 }
 
@@ -374,8 +375,7 @@ impl Record {
 
     /// The stamp that the record was written with.
     pub(crate) fn stamp(&self) -> u64 {
-        let [.., a, b, c, d, e, f, g, h] = *self.fixed();
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        self.fixed().last_chunk().map_or(0, |stamp| u64::from_le_bytes(*stamp))
     }
 
     /// What the entry counts against byte limits.

@@ -13,12 +13,13 @@
 use std::any::type_name;
 use std::cell::Cell;
 
+pub(crate) use rkyv::Archived;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error as RkyvError;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
-use rkyv::{Archive, Archived, Deserialize, Portable, Serialize};
+use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 

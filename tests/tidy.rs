@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     TIERS,
     &["config"],
     &["engine"],
-    &["bytes", "cache", "builder"],
+    &["handle", "bytes", "cache", "builder"],
 ];
 
 /// Strangers to each other: they return what they evicted, and only the engine sees two of them.
@@ -33,7 +33,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tracing", &["src/trace.rs"]),
 ];
 
-const UNSAFE_ALLOWED: &[&str] = &["src/record.rs", "src/entry.rs"];
+const UNSAFE_ALLOWED: &[&str] = &["src/record.rs", "src/entry.rs", "src/cache.rs"];
 const CODE_LINES_MAX: usize = 500;
 const VAGUE_NAMES: &[&str] = &["util", "utils", "common", "helpers", "inner", "base", "raw"];
 const NEVER_BY_DEFAULT: &[&str] = &["tokio", "async-std", "clap", "indicatif"];
@@ -90,7 +90,8 @@ fn source_errors(path: &str, text: &str) -> Vec<String> {
     }
 
     let code = code_of(path, text);
-    let code_lines = code.lines().count();
+    // Comments are blank by now.
+    let code_lines = code.lines().filter(|line| !line.trim().is_empty()).count();
     if code_lines > CODE_LINES_MAX {
         errors.push(format!("{path}: {code_lines} lines of code, at most {CODE_LINES_MAX}"));
     }
@@ -283,7 +284,7 @@ fn every_planted_breach_is_caught() {
     for header in ["", "//!", "use std::fmt;\n//! Late."] {
         assert!(source_errors("src/key.rs", header)[0].contains("does not open"), "{header}");
     }
-    let long = |lines| "//! A sample.\n".repeat(lines);
+    let long = |lines| format!("//! A sample.\n\n{}", "const A: u8 = 1;\n".repeat(lines));
     assert!(source_errors("src/key.rs", &long(CODE_LINES_MAX)).is_empty());
     assert_eq!(source_errors("src/key.rs", &long(CODE_LINES_MAX + 1)).len(), 1);
 }

@@ -195,10 +195,10 @@ impl Core {
 
     /// Adds to the number of touches; `change` wraps below zero.
     fn count_touches(&self, change: usize) {
-        if change != 0 {
-            if let Some(disk) = &self.disk {
-                disk.touched.fetch_add(change, Ordering::Relaxed);
-            }
+        if change != 0
+            && let Some(disk) = &self.disk
+        {
+            disk.touched.fetch_add(change, Ordering::Relaxed);
         }
     }
 

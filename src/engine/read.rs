@@ -63,15 +63,15 @@ impl Core {
         let hash = self.memory.hash(key);
         let moment = self.moment(None);
         let mut locked = self.memory.lock(hash);
-        if let Some(id) = locked.shard.find(hash, key) {
-            if !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall) {
-                copy(locked.shard.record(id).value());
-                locked.side.counts.memory_hits += 1;
-                self.accessed(&mut locked, id, moment.stamp);
-                drop(locked);
-                trace_op!("get", key, "hit", "memory");
-                return Ok(true);
-            }
+        if let Some(id) = locked.shard.find(hash, key)
+            && !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall)
+        {
+            copy(locked.shard.record(id).value());
+            locked.side.counts.memory_hits += 1;
+            self.accessed(&mut locked, id, moment.stamp);
+            drop(locked);
+            trace_op!("get", key, "hit", "memory");
+            return Ok(true);
         }
         drop(locked);
         let found = self.get(key, None)?;
@@ -179,7 +179,7 @@ impl Core {
         drop(snapshot);
         self.counts.corrupt.add(1);
         let mut locked = self.memory.lock(hash);
-        if self.is_unchanged(&locked, hash, key, token) {
+        if Self::is_unchanged(&locked, hash, key, token) {
             if let Change::Remove(record) = &removal {
                 let seq = disk.queue.push_forced(removal.clone());
                 let _ = locked.side.note(hash, seq, What::Gone(record.clone()));
@@ -192,7 +192,6 @@ impl Core {
 
     /// Whether what was read from disk under this token is still the newest of its key (P2).
     pub(super) fn is_unchanged(
-        &self,
         locked: &Locked<'_, Side>,
         hash: KeyHash,
         key: &[u8],
@@ -203,10 +202,10 @@ impl Core {
     }
 
     /// Whether what was seen below memory is still the newest of its key, and not in memory.
-    pub(super) fn is_current(&self, locked: &Locked<'_, Side>, hash: KeyHash, seen: &Seen) -> bool {
+    pub(super) fn is_current(locked: &Locked<'_, Side>, hash: KeyHash, seen: &Seen) -> bool {
         let key = seen.record.key();
         match seen.token {
-            Some(token) => self.is_unchanged(locked, hash, key, token),
+            Some(token) => Self::is_unchanged(locked, hash, key, token),
             None => {
                 locked.shard.find(hash, key).is_none()
                     && match locked.side.below(hash, key) {
@@ -226,7 +225,7 @@ impl Core {
         let fits = self.fits_memory(charge, self.memory.limits());
         loop {
             let mut locked = self.memory.lock(hash);
-            if !self.is_current(&locked, hash, seen) {
+            if !Self::is_current(&locked, hash, seen) {
                 if let Some(id) = locked.shard.find(hash, key) {
                     // Another reader was faster.
                     if locked.shard.stamp(id) < moment.stamp {
@@ -236,8 +235,7 @@ impl Core {
                 return false;
             }
             if !fits {
-                let change = locked.side.touch(hash, key, moment.stamp, seen.handed);
-                self.count_touches(change);
+                self.count_touches(locked.side.touch(hash, key, moment.stamp, seen.handed));
                 return true;
             }
             if locked.reserve(None, charge) {
@@ -264,7 +262,7 @@ impl Core {
         garbage: &mut Garbage,
     ) -> bool {
         let mut locked = self.memory.lock(hash);
-        if !self.is_current(&locked, hash, seen) {
+        if !Self::is_current(&locked, hash, seen) {
             return false;
         }
         locked.side.counts.promotions += 1;
@@ -313,7 +311,7 @@ impl Core {
         garbage: &mut Garbage,
     ) -> bool {
         let mut locked = self.memory.lock(hash);
-        if !self.is_current(&locked, hash, seen) {
+        if !Self::is_current(&locked, hash, seen) {
             return false;
         }
         self.counts.disk_expirations.add(1);
@@ -336,7 +334,12 @@ impl Core {
     pub(crate) fn peek(&self, key: &[u8], at: Option<Timestamp>) -> Result<Option<Found>> {
         self.check_key(key)?;
         let found = self.look(key, self.wall(at))?;
-        trace_op!("peek", key, if found.is_some() { "hit" } else { "miss" }, tier_name(&found));
+        trace_op!(
+            "peek",
+            key,
+            if found.is_some() { "hit" } else { "miss" },
+            tier_name(found.as_ref())
+        );
         Ok(found)
     }
 
@@ -345,7 +348,7 @@ impl Core {
         self.check_key(key)?;
         let found = self.look(key, self.wall(at))?;
         let outcome = if found.is_some() { "hit" } else { "miss" };
-        trace_op!("contains_key", key, outcome, tier_name(&found));
+        trace_op!("contains_key", key, outcome, tier_name(found.as_ref()));
         Ok(found.is_some())
     }
 
@@ -402,13 +405,13 @@ impl Core {
                     "miss"
                 }
             };
-            trace_op!("get_many", key, count, tier_name(&found));
+            trace_op!("get_many", key, count, tier_name(found.as_ref()));
             slots.push(found);
         }
         Ok(slots)
     }
 }
 
-fn tier_name(found: &Option<Found>) -> &'static str {
-    found.as_ref().map_or("none", |f| f.tier.name())
+fn tier_name(found: Option<&Found>) -> &'static str {
+    found.map_or("none", |f| f.tier.name())
 }

@@ -69,7 +69,7 @@ impl Core {
                 return Ok(Taken { found: None, seq: None });
             };
             let mut locked = self.memory.lock(hash);
-            if !self.is_current(&locked, hash, &seen) {
+            if !Self::is_current(&locked, hash, &seen) {
                 continue;
             }
             let seq = self.note_removal(disk, &mut locked, hash, &name, room.take());
@@ -227,7 +227,7 @@ impl Core {
                 let Ok(seen) = self.see_below(disk, locked, hash, key) else { continue };
                 locked = self.memory.lock(hash);
                 match seen {
-                    Some(seen) if self.is_current(&locked, hash, &seen) => {
+                    Some(seen) if Self::is_current(&locked, hash, &seen) => {
                         there = Some(self.take_seen(seen, wall, garbage).is_some());
                     }
                     Some(_) => continue,

@@ -395,7 +395,7 @@ impl Core {
                 Some(id) => locked.shard.record(id).is_same(record),
                 None => false,
             },
-            Expect::SameBelow(seen) => self.is_current(locked, hash, seen),
+            Expect::SameBelow(seen) => Self::is_current(locked, hash, seen),
         }
     }
 

@@ -14,6 +14,7 @@
 //! number of its last batch tells whether ours was applied. Until then the pending maps answer for
 //! what is queued, and the rest of the disk reads as missing.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,17 +67,19 @@ impl Core {
                 return false;
             }
         }
-        let wiped = self.take_doubt(disk, work.number);
-        let wiped = wiped.then_some(Op { seq: 0, change: Change::Clear, reported: true });
-        let doubted = wiped.is_some();
-        let ops: Vec<Op> = wiped.into_iter().chain(work.ops.iter().cloned()).collect();
+        let doubted = self.take_doubt(disk, work.number);
+        let mut ops = Cow::Borrowed(work.ops.as_slice());
+        if doubted {
+            let clear = Op { seq: 0, change: Change::Clear, reported: true };
+            ops.to_mut().insert(0, clear);
+        }
         let mut touches = self.take_touches(disk, work.number);
         if work.flush.is_some() || work.close {
             self.hand_down_everything(&mut touches);
         }
         let sweep = work.sweep.map(|(sweep, _)| sweep);
         let idle = ops.is_empty() && touches.is_empty() && sweep.is_none();
-        if !idle || self.is_over_disk_limits(disk) {
+        if !idle || Self::is_over_disk_limits(disk) {
             let mut cleared = Vec::new();
             if !self.commit_all(disk, writer, work, &ops, &touches, sweep, &mut cleared) {
                 return false;
@@ -205,7 +208,7 @@ impl Core {
         true
     }
 
-    fn is_over_disk_limits(&self, disk: &DiskSide) -> bool {
+    fn is_over_disk_limits(disk: &DiskSide) -> bool {
         let (entries, bytes) = disk.disk.held();
         disk.limits.lock().exceeded(entries, bytes)
     }

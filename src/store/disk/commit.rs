@@ -264,10 +264,10 @@ impl<'t, 'b> Work<'t, 'b> {
 
     /// The recency of a key as stored; `None` if there is no such entry.
     fn recency(&self, key: &[u8]) -> Result<Option<u64>, Failure> {
-        if self.touched {
-            if let Some(stamp) = self.touch.get(key)? {
-                return Ok(Some(stamp.value()));
-            }
+        if self.touched
+            && let Some(stamp) = self.touch.get(key)?
+        {
+            return Ok(Some(stamp.value()));
         }
         let Some(row) = self.data.get(key)? else { return Ok(None) };
         Ok(Header::parse(row.value(), key.len()).ok().map(|h| h.stamp))
@@ -338,10 +338,10 @@ impl<'t, 'b> Work<'t, 'b> {
                 Some((row, _)) => row.value().to_vec(),
                 None => return Ok(None),
             };
-            if let Some((stamp, key)) = split_moment(&row) {
-                if self.recency(key)? == Some(stamp) {
-                    return Ok(Some((stamp, key.to_vec())));
-                }
+            if let Some((stamp, key)) = split_moment(&row)
+                && self.recency(key)? == Some(stamp)
+            {
+                return Ok(Some((stamp, key.to_vec())));
             }
             self.order.remove(row.as_slice())?;
         }
