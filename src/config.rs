@@ -20,7 +20,7 @@ pub enum WritePolicy {
     /// A write returns at once and is durable within `max_delay`, or when `flush` returns. After a
     /// crash the disk holds a prefix of the acknowledged operations.
     Behind {
-        /// The longest that a write waits before its commit begins.
+        /// Within this time a write is durable; its commit begins after half of it. At most 3600 s.
         max_delay: Duration,
         /// The most operations that may be acknowledged and not yet durable.
         max_pending_ops: usize,

@@ -130,7 +130,10 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 fn bounds(policy: WritePolicy) -> Bounds {
     let (policy, delay) = match policy {
         WritePolicy::Through => (WritePolicy::behind(), Duration::ZERO),
-        WritePolicy::Behind { max_delay, .. } => (policy, max_delay.max(Duration::from_nanos(1))),
+        // Half of it to wait, half of it to commit; never zero, which is write-through.
+        WritePolicy::Behind { max_delay, .. } => {
+            (policy, (max_delay / 2).max(Duration::from_nanos(1)))
+        }
     };
     match policy {
         WritePolicy::Behind { max_pending_ops, max_pending_bytes, .. } => {

@@ -20,6 +20,8 @@
 //! One mutex, taken under a shard's lock by pushes; the writer never holds both.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::OnceLock;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -48,6 +50,8 @@ pub(crate) struct Queue {
     work: Condvar,
     /// Callers wait here: for room, for a commit, for a flush.
     progress: Condvar,
+    /// The writer's thread: a listener that it calls must not wait for it.
+    writer: OnceLock<ThreadId>,
 }
 
 #[derive(Debug, Default)]
@@ -159,7 +163,22 @@ impl Queue {
     /// A queue that goes on behind the last batch of the file.
     pub(crate) fn new(bounds: Bounds, last: u64) -> Self {
         let state = State { last, durable: last, ..State::default() };
-        Self { bounds, state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new() }
+        Self {
+            bounds,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            writer: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn set_writer(&self, thread: ThreadId) {
+        let _ = self.writer.set(thread);
+    }
+
+    /// Whether this is the writer itself, which would wait for ever.
+    fn is_writer(&self) -> bool {
+        self.writer.get() == Some(&std::thread::current().id())
     }
 
     /// Reserves room, waiting up to `patience` (Q2).
@@ -170,7 +189,7 @@ impl Queue {
             let alone = state.ops == 0;
             let fits = state.ops + ops <= self.bounds.ops_max
                 && state.bytes.saturating_add(bytes) <= self.bounds.bytes_max;
-            if fits || alone {
+            if fits || alone || self.is_writer() {
                 state.ops += ops;
                 state.bytes += bytes;
                 return Reserved::Room(Room { queue: self, ops, bytes });
@@ -260,7 +279,7 @@ impl Queue {
     /// Waits until everything up to `seq` is durable; an error as soon as the disk fails.
     pub(crate) fn wait_durable(&self, seq: u64) -> Result<()> {
         let mut state = self.state.lock();
-        while state.durable < seq {
+        while state.durable < seq && !self.is_writer() {
             if let Some(reason) = &state.failing {
                 return Err(not_durable(reason));
             }
@@ -300,7 +319,7 @@ impl Queue {
         state.flush_asked += 1;
         let ticket = state.flush_asked;
         self.work.notify_one();
-        while state.flush_done < ticket {
+        while state.flush_done < ticket && !self.is_writer() {
             state = self.wait_for_progress(state, failures)?;
         }
         Ok(())
@@ -318,7 +337,7 @@ impl Queue {
     pub(crate) fn wait_swept(&self, ticket: u64) -> Result<()> {
         let mut state = self.state.lock();
         let failures = state.failures;
-        while state.sweep_done < ticket {
+        while state.sweep_done < ticket && !self.is_writer() {
             state = self.wait_for_progress(state, failures)?;
         }
         Ok(())
@@ -343,7 +362,7 @@ impl Queue {
     /// Waits for the next commit, a second at most: for readers that outrun the writer.
     pub(crate) fn wait_commit(&self) {
         let mut state = self.state.lock();
-        if state.failing.is_some() || state.closed {
+        if state.failing.is_some() || state.closed || self.is_writer() {
             return;
         }
         state.hurry = true;

@@ -29,7 +29,6 @@ use crate::memory::NOT_BELOW;
 use crate::record::{NEVER, Record};
 use crate::store::disk::{Failure, Writer};
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Touch, Verdict, Why};
-use crate::time::Timestamp;
 use crate::trace;
 
 /// A batch of at least this many operations is committed so that opening after a crash is quick: it
@@ -41,15 +40,26 @@ const TOUCHES_PER_BATCH: usize = 1 << 14;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// Whether to wait before the file is opened anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    No,
+    Yes,
+}
+
 /// Runs until the cache is closed. The writer, and with it the file, is dropped at the end.
 pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
     let Some(disk) = &core.disk else { return };
+    disk.queue.set_writer(std::thread::current().id());
     loop {
         let work = disk.queue.next();
         let close = work.close;
         // Nothing below panics as far as we know; if it does, the batch is as if it had failed.
         let step = AssertUnwindSafe(|| core.work_off(disk, &mut writer, &work));
-        let kept = catch_unwind(step).unwrap_or(false);
+        let kept = catch_unwind(step).unwrap_or_else(|_| {
+            disk.degraded.set("the writer stopped after a panic", core.now());
+            false
+        });
         if close || !kept {
             break;
         }
@@ -63,7 +73,7 @@ impl Core {
     fn work_off(&self, disk: &DiskSide, writer: &mut Writer, work: &Work) -> bool {
         if let Some(reason) = &work.suspect {
             let failure = Failure::suspicion(reason);
-            if !self.recover(disk, writer, &failure, work.number).1 {
+            if !self.recover(disk, writer, &failure, work.number, Pause::No).1 {
                 return false;
             }
         }
@@ -75,7 +85,7 @@ impl Core {
         }
         let mut touches = self.take_touches(disk, work.number);
         if work.flush.is_some() || work.close {
-            self.hand_down_everything(&mut touches);
+            self.hand_down_everything(work.number, &mut touches);
         }
         let sweep = work.sweep.map(|(sweep, _)| sweep);
         let idle = ops.is_empty() && touches.is_empty() && sweep.is_none();
@@ -136,6 +146,8 @@ impl Core {
         batch: &Batch<'_>,
     ) -> Option<Outcome> {
         let before = writer.totals().batch;
+        // One failure may be a hiccup; callers hear of the second in a row.
+        let mut pause = Pause::No;
         loop {
             let mut asker = Asker {
                 core: self,
@@ -153,7 +165,8 @@ impl Core {
                 }
                 Err(failure) => failure,
             };
-            let (last, go_on) = self.recover(disk, writer, &failure, batch.number);
+            let (last, go_on) = self.recover(disk, writer, &failure, batch.number, pause);
+            pause = Pause::Yes;
             if last == Some(batch.number) && batch.number > before {
                 // It was applied, though its commit said otherwise.
                 disk.degraded.clear();
@@ -173,16 +186,22 @@ impl Core {
         writer: &mut Writer,
         failure: &Failure,
         number: u64,
+        first: Pause,
     ) -> (Option<u64>, bool) {
         let mut reason = failure.to_string();
         let mut pause = PAUSE_MIN;
+        let mut wait = first == Pause::Yes;
         loop {
             self.counts.disk_errors.add(1);
-            disk.degraded.set(&reason, Timestamp::from_nanos(self.clock.wall()));
-            trace::warn("the disk tier fails; the cache goes on in memory", &reason);
+            trace::warn("the disk tier fails", &reason);
             writer.let_go();
-            let go_on = disk.queue.failed(&reason, pause);
-            pause = (2 * pause).min(PAUSE_MAX);
+            let mut go_on = true;
+            if wait {
+                disk.degraded.set(&reason, self.now());
+                go_on = disk.queue.failed(&reason, pause);
+                pause = (2 * pause).min(PAUSE_MAX);
+            }
+            wait = true;
             self.take_doubt(disk, number);
             match writer.reopen() {
                 Ok(totals) => {
@@ -227,12 +246,13 @@ impl Core {
         touches
     }
 
-    /// Recency of everything in memory that the disk does not have, and of the rest that is noted.
-    fn hand_down_everything(&self, touches: &mut Vec<Touch>) {
+    /// Recency of everything in memory that the disk does not have, and of the rest that is noted;
+    /// except for keys with an operation behind this batch, which brings its own.
+    fn hand_down_everything(&self, number: u64, touches: &mut Vec<Touch>) {
         for index in 0..self.memory.shard_count() {
             let before = touches.len();
             let mut locked = self.memory.lock_nth(index);
-            locked.side.take_touches(u64::MAX, usize::MAX, touches);
+            locked.side.take_touches(number, usize::MAX, touches);
             self.count_touches(0_usize.wrapping_sub(touches.len() - before));
             let changed: Vec<_> = locked
                 .shard
@@ -240,6 +260,10 @@ impl Core {
                 .filter(|id| {
                     let handed = locked.shard.handed(*id);
                     handed != NOT_BELOW && handed != locked.shard.stamp(*id)
+                })
+                .filter(|id| {
+                    let key = locked.shard.record(*id).key();
+                    !locked.side.is_superseded(self.memory.hash(key), key, number)
                 })
                 .collect();
             for id in changed {

@@ -346,7 +346,8 @@ impl Look {
             );
             return Err(Error::new(ErrorKind::Version, sentence));
         }
-        if self.rkyv != options.rkyv {
+        let same = (&self.key, &self.value) == (&options.key, &options.value);
+        if same && self.rkyv != options.rkyv {
             let sentence = format!(
                 "{path} was written with the rkyv format features '{}', this program has '{}'; \
                  build with the same ones, or choose another path",
@@ -354,7 +355,6 @@ impl Look {
             );
             return Err(Error::new(ErrorKind::Version, sentence));
         }
-        let same = (&self.key, &self.value) == (&options.key, &options.value);
         if !same && options.on_other_type == OnOtherType::Fail {
             let sentence = format!(
                 "{path} maps {} to {}, this cache maps {} to {}; choose another path, or let a \
