@@ -1,6 +1,35 @@
-//! An embedded two-tier cache engine: an exact-LRU memory tier in front of a crash-safe disk tier.
+//! An embedded two-tier cache: an exact-LRU memory tier in front of a crash-safe disk tier, behind
+//! one handle.
 //!
 //! Start with [`Cache`], or [`ByteCache`] for plain bytes; both are made by a [`Builder`].
+//!
+//! # Examples
+//!
+//! ```
+//! use larder::Cache;
+//!
+//! #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+//! struct Page { title: String, links: Vec<String> }
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("pages.larder");
+//! let cache: Cache<str, Page> = Cache::builder()
+//!     .path(path)                          // leave out for memory only
+//!     .memory_max_bytes(64 << 20)
+//!     .disk_max_bytes(10 << 30)
+//!     .open()?;
+//! cache.insert("/", &Page { title: "Home".into(), links: vec!["/about".into()] })?;
+//! let page = cache.get("/")?.expect("just inserted");
+//! assert_eq!(page.links[0], "/about");     // read in place, from either tier
+//! cache.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! - `serde`: [`Stats`] implements `serde::Serialize`. Off by default.
+//!
+//! How it is built is in [`_design`], the file's bytes are in [`_format`].
 
 mod builder;
 mod bytes;
@@ -32,3 +61,11 @@ pub use key::CacheKey;
 pub use stats::Stats;
 pub use time::{Clock, ManualClock, Timestamp};
 pub use value::CacheValue;
+
+#[cfg(doc)]
+#[doc = include_str!("design.md")]
+pub mod _design {}
+
+#[cfg(doc)]
+#[doc = include_str!("format.md")]
+pub mod _format {}
