@@ -233,18 +233,22 @@ impl Ticker {
         }
     }
 
-    /// The next stamp (T1).
-    pub(crate) fn stamp(&self) -> u64 {
+    /// The next stamp (T1), and the wall time that goes with it.
+    pub(crate) fn stamp_and_wall(&self) -> (u64, u64) {
         if let Some(clock) = &self.injected {
-            let now = clock.now().0;
-            let next = |last: u64| Some(now.max(last.saturating_add(1)));
-            let last = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-            return next(last.unwrap_or(now)).unwrap_or(now);
+            return self.injected_stamp(clock.now().0);
         }
-        if self.wall.load(Ordering::Relaxed) == PARKED {
-            self.wake();
+        let mut wall = self.wall.load(Ordering::Relaxed);
+        if wall == PARKED {
+            wall = self.wake();
         }
-        self.last.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+        (self.last.fetch_add(1, Ordering::AcqRel).saturating_add(1), wall)
+    }
+
+    fn injected_stamp(&self, now: u64) -> (u64, u64) {
+        let next = |last: u64| Some(now.max(last.saturating_add(1)));
+        let last = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        (next(last.unwrap_or(now)).unwrap_or(now), now)
     }
 
     #[cold]
@@ -293,7 +297,7 @@ mod tests {
     fn stamps_are_unique_and_rise_across_threads() {
         let ticker = Arc::new(Ticker::new(None));
         let mut all: Vec<u64> = std::thread::scope(|s| {
-            let take = || (0..10_000).map(|_| ticker.stamp()).collect::<Vec<_>>();
+            let take = || (0..10_000).map(|_| ticker.stamp_and_wall().0).collect::<Vec<_>>();
             let threads: Vec<_> = (0..4).map(|_| s.spawn(take)).collect();
             threads
                 .into_iter()
@@ -308,16 +312,17 @@ mod tests {
         all.dedup();
         assert_eq!(all.len(), 40_000);
         let latest = all.last().copied().unwrap();
-        assert!(ticker.stamp() > latest);
+        assert!(ticker.stamp_and_wall().0 > latest);
     }
 
     #[test]
     fn an_injected_clock_that_goes_back_does_not_take_stamps_with_it() {
         let clock = ManualClock::new(Timestamp(100));
         let ticker = Ticker::new(Some(Arc::new(clock.clone())));
-        let first = ticker.stamp();
+        let (first, _) = ticker.stamp_and_wall();
         clock.set(Timestamp(7));
-        assert!(ticker.stamp() > first);
-        assert_eq!(ticker.wall(), 7);
+        let (second, wall) = ticker.stamp_and_wall();
+        assert!(second > first);
+        assert_eq!((wall, ticker.wall()), (7, 7));
     }
 }

@@ -143,10 +143,11 @@ impl Core {
     }
 
     fn moment(&self, at: Option<Timestamp>) -> Moment {
-        match at {
-            Some(at) => Moment { stamp: at.as_nanos(), wall: at.as_nanos() },
-            None => Moment { stamp: self.clock.stamp(), wall: self.clock.wall() },
+        if let Some(at) = at {
+            return Moment { stamp: at.as_nanos(), wall: at.as_nanos() };
         }
+        let (stamp, wall) = self.clock.stamp_and_wall();
+        Moment { stamp, wall }
     }
 
     /// The wall time of an operation that sets no stamp.
@@ -186,11 +187,16 @@ impl Core {
         locked.shard.restamp(id, stamp);
         let handed = locked.shard.handed(id);
         if stamp < handed && handed != crate::memory::NOT_BELOW {
-            let record = locked.shard.record(id).clone();
-            let hash = self.memory.hash(record.key());
-            locked.shard.set_handed(id, stamp);
-            self.count_touches(locked.side.hurry(hash, record.key(), stamp));
+            self.went_back(locked, id, stamp);
         }
+    }
+
+    #[cold]
+    fn went_back(&self, locked: &mut Locked<'_, Side>, id: SlotId, stamp: u64) {
+        let record = locked.shard.record(id).clone();
+        let hash = self.memory.hash(record.key());
+        locked.shard.set_handed(id, stamp);
+        self.count_touches(locked.side.hurry(hash, record.key(), stamp));
     }
 
     /// Adds to the number of touches; `change` wraps below zero.

@@ -38,16 +38,32 @@ impl Core {
         let hash = self.memory.hash(key);
         let moment = self.moment(at);
         let mut locked = self.memory.lock(hash);
+        let id = locked.shard.find(hash, key);
+        if let Some(id) = id
+            && !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall)
+        {
+            let record = locked.shard.record(id).clone();
+            locked.side.counts.memory_hits += 1;
+            self.accessed(&mut locked, id, moment.stamp);
+            drop(locked);
+            trace_op!("get", key, "hit", "memory");
+            return Ok(Some(self.found(record, moment.stamp, Tier::Memory)));
+        }
+        self.get_slowly(locked, id, hash, key, moment)
+    }
+
+    /// A get that memory could not answer: `id` is an entry whose time there is over.
+    #[inline(never)]
+    fn get_slowly<'s>(
+        &'s self,
+        mut locked: Locked<'s, Side>,
+        id: Option<SlotId>,
+        hash: KeyHash,
+        key: &[u8],
+        moment: Moment,
+    ) -> Result<Option<Found>> {
         let mut garbage = Garbage::default();
-        if let Some(id) = locked.shard.find(hash, key) {
-            if !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall) {
-                let record = locked.shard.record(id).clone();
-                locked.side.counts.memory_hits += 1;
-                self.accessed(&mut locked, id, moment.stamp);
-                drop(locked);
-                trace_op!("get", key, "hit", "memory");
-                return Ok(Some(self.found(record, moment.stamp, Tier::Memory)));
-            }
+        if let Some(id) = id {
             self.expire_met(&mut locked, id, moment.wall, &mut garbage);
         }
         let found = self.get_below(locked, hash, key, moment, &mut garbage);

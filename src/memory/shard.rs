@@ -160,7 +160,7 @@ impl Shard {
     }
 
     pub(crate) fn oldest_stamp(&self) -> Option<u64> {
-        self.order.oldest().map(|id| self.stamp(id))
+        self.order.oldest_stamp()
     }
 
     /// The entry that leaves memory first by its deadline.

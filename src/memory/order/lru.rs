@@ -9,6 +9,7 @@
 //! - **L1** following `newer` from `oldest`, and `older` from `newest`, visits the same slots, all
 //!   the occupied ones, once.
 //! - **L2** along `newer`, (stamp, key) ascends strictly.
+//! - **L3** `oldest_stamp` is the stamp of `oldest`, unless there is none.
 
 use crate::memory::slab::{Slab, SlotId};
 
@@ -17,17 +18,23 @@ use crate::memory::slab::{Slab, SlotId};
 pub(in crate::memory) struct Lru {
     oldest: SlotId,
     newest: SlotId,
+    /// The stamp of `oldest`, kept here so that nobody has to fetch its slot to know it (L3).
+    oldest_stamp: u64,
 }
 
 impl Default for Lru {
     fn default() -> Self {
-        Self { oldest: SlotId::NIL, newest: SlotId::NIL }
+        Self { oldest: SlotId::NIL, newest: SlotId::NIL, oldest_stamp: 0 }
     }
 }
 
 impl Lru {
     pub(in crate::memory) fn oldest(&self) -> Option<SlotId> {
         Some(self.oldest).filter(|id| *id != SlotId::NIL)
+    }
+
+    pub(in crate::memory) fn oldest_stamp(&self) -> Option<u64> {
+        self.oldest().map(|_| self.oldest_stamp)
     }
 
     /// Links a slot that is not linked at the place of its stamp and key (L2).
@@ -42,7 +49,10 @@ impl Lru {
             older = slab.get(older).older;
         }
         let newer = match older {
-            SlotId::NIL => std::mem::replace(&mut self.oldest, id),
+            SlotId::NIL => {
+                self.oldest_stamp = stamp;
+                std::mem::replace(&mut self.oldest, id)
+            }
             older => std::mem::replace(&mut slab.get_mut(older).newer, id),
         };
         match newer {
@@ -58,7 +68,12 @@ impl Lru {
         let slot = slab.get(id);
         let (older, newer) = (slot.older, slot.newer);
         match older {
-            SlotId::NIL => self.oldest = newer,
+            SlotId::NIL => {
+                self.oldest = newer;
+                if newer != SlotId::NIL {
+                    self.oldest_stamp = slab.get(newer).stamp;
+                }
+            }
             older => slab.get_mut(older).newer = newer,
         }
         match newer {
@@ -71,6 +86,9 @@ impl Lru {
     pub(in crate::memory) fn restamp(&mut self, slab: &mut Slab, id: SlotId, stamp: u64) {
         if self.newest == id && slab.get(id).stamp <= stamp {
             slab.get_mut(id).stamp = stamp;
+            if self.oldest == id {
+                self.oldest_stamp = stamp;
+            }
             return;
         }
         self.unlink(slab, id);
@@ -93,6 +111,9 @@ impl Lru {
                 }
             }
             (before, at, seen) = (at, slot.newer, seen + 1);
+        }
+        if self.oldest().is_some_and(|id| slab.get(id).stamp != self.oldest_stamp) {
+            return Err(format!("L3: {} is not the oldest stamp", self.oldest_stamp));
         }
         if before != self.newest || seen != len {
             return Err(format!("L1: {seen} slots linked, {len} occupied"));
