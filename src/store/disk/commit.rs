@@ -17,13 +17,15 @@
 //! Removing the old row of each key that is written costs a random access per put: measured, 17,000
 //! puts a second against 45,000 in batches of 1,000.
 
+use std::ops::Bound;
+
 use redb::{Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use crate::record::{Header, NEVER, Record};
 use crate::store::disk::Writer;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::schema::{
-    DATA, EXPIRY, META, ORDER, TOTALS_ROW, TOUCH, moment_key, split_moment,
+    DATA, EXPIRY, META, ORDER, TOTALS_ROW, TOUCH, moment_key, push_moment_key, split_moment,
 };
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Totals, Touch, Verdict, Why};
 
@@ -57,6 +59,7 @@ impl Writer {
             let mut work = Work::start(&transaction, batch, totals, sweep_from)?;
             work.apply(batch.ops)?;
             work.touch(batch.touches)?;
+            work.append_order()?;
             if let Some(sweep) = batch.sweep {
                 work.expire(sweep, above)?;
             }
@@ -84,6 +87,9 @@ struct Work<'t, 'b> {
     /// Whether there may be touch rows: most files have none.
     touched: bool,
     added: u64,
+    /// Order rows of this batch that are not in the table yet, one after the other in `rows`.
+    rows: Vec<u8>,
+    row_ends: Vec<usize>,
     /// Whether the sums have to be counted anew, because a damaged row went.
     recount: bool,
     sweep_from: Vec<u8>,
@@ -108,6 +114,8 @@ impl<'t, 'b> Work<'t, 'b> {
             touched: !touch.is_empty()?,
             touch,
             added: 0,
+            rows: Vec::new(),
+            row_ends: Vec::new(),
             recount: false,
             sweep_from,
             outcome: Outcome { totals, ..Outcome::default() },
@@ -166,7 +174,7 @@ impl<'t, 'b> Work<'t, 'b> {
         if self.touched {
             self.touch.remove(key)?;
         }
-        self.add_order(header.stamp, key)?;
+        self.add_order(header.stamp, key);
         if header.deadline != NEVER {
             moment_key(&mut self.buffer, header.deadline, key);
             self.expiry.insert(self.buffer.as_slice(), ())?;
@@ -229,6 +237,8 @@ impl<'t, 'b> Work<'t, 'b> {
         let batch = self.outcome.totals.batch;
         self.outcome.totals = Totals { batch, ..Totals::default() };
         self.touched = false;
+        self.rows.clear();
+        self.row_ends.clear();
         self.data.retain(|_, _| false)?;
         self.order.retain(|_, ()| false)?;
         self.touch.retain(|_, _| false)?;
@@ -236,10 +246,34 @@ impl<'t, 'b> Work<'t, 'b> {
         Ok(())
     }
 
-    fn add_order(&mut self, stamp: u64, key: &[u8]) -> Result<(), Failure> {
-        moment_key(&mut self.buffer, stamp, key);
-        self.order.insert(self.buffer.as_slice(), ())?;
+    /// Notes an order row, for [`Self::append_order`].
+    fn add_order(&mut self, stamp: u64, key: &[u8]) {
+        push_moment_key(&mut self.rows, stamp, key);
+        self.row_ends.push(self.rows.len());
         self.added += 1;
+    }
+
+    /// Puts the noted order rows into the table: nearly always behind all that are there, where a
+    /// cursor appends them three times as fast as they could be inserted.
+    fn append_order(&mut self) -> Result<(), Failure> {
+        let rows = std::mem::take(&mut self.rows);
+        let ends = std::mem::take(&mut self.row_ends);
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let mut rows: Vec<&[u8]> =
+            starts.zip(&ends).filter_map(|(from, to)| rows.get(from..*to)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let last = self.order.last()?.map(|(row, _)| row.value().to_vec());
+        let older = last.map_or(0, |last| rows.partition_point(|row| *row <= last.as_slice()));
+        let (older, newer) = rows.split_at(older);
+        for row in older {
+            self.order.insert(*row, ())?;
+        }
+        let mut end = self.order.upper_bound_mut(Bound::<&[u8]>::Unbounded)?;
+        for row in newer {
+            end.insert_before(*row, &())?;
+        }
+        end.close()?;
         Ok(())
     }
 
@@ -259,7 +293,8 @@ impl<'t, 'b> Work<'t, 'b> {
     fn set_recency(&mut self, key: &[u8], stamp: u64) -> Result<(), Failure> {
         self.touched = true;
         self.touch.insert(key, stamp)?;
-        self.add_order(stamp, key)
+        self.add_order(stamp, key);
+        Ok(())
     }
 
     /// The recency of a key as stored; `None` if there is no such entry.
@@ -328,7 +363,8 @@ impl<'t, 'b> Work<'t, 'b> {
 
     fn move_in_order(&mut self, from: u64, to: u64, key: &[u8]) -> Result<(), Failure> {
         self.drop_order(from, key)?;
-        self.set_recency(key, to)
+        self.set_recency(key, to)?;
+        self.append_order()
     }
 
     /// The oldest live row of the order; stale ones in front of it are dropped.

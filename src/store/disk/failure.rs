@@ -66,7 +66,9 @@ macro_rules! from_redb {
     )*};
 }
 
-from_redb! { StorageError TableError DatabaseError CommitError TransactionError SetDurabilityError }
+from_redb! {
+    StorageError TableError DatabaseError CommitError TransactionError SetDurabilityError CursorError
+}
 
 /// Runs a call into redb; a panic below becomes a failure, for damage is what makes redb panic.
 pub(super) fn guarded<R>(call: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {

@@ -32,6 +32,11 @@ pub(super) const TOTALS_ROW: &str = "totals";
 /// A moment and a key as one sortable key: `|moment 8, big-endian|key|`.
 pub(super) fn moment_key(buffer: &mut Vec<u8>, moment: u64, key: &[u8]) {
     buffer.clear();
+    push_moment_key(buffer, moment, key);
+}
+
+/// Adds a moment and a key behind what is in `buffer`.
+pub(super) fn push_moment_key(buffer: &mut Vec<u8>, moment: u64, key: &[u8]) {
     buffer.extend_from_slice(&moment.to_be_bytes());
     buffer.extend_from_slice(key);
 }
