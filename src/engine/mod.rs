@@ -189,7 +189,7 @@ impl Core {
             let record = locked.shard.record(id).clone();
             let hash = self.memory.hash(record.key());
             locked.shard.set_handed(id, stamp);
-            self.count_touches(locked.side.hurry(hash, record.key(), stamp));
+            self.count_touches(locked.side.touch(hash, record.key(), stamp, handed));
         }
     }
 

@@ -72,7 +72,7 @@ impl Core {
         let ops: Vec<Op> = wiped.into_iter().chain(work.ops.iter().cloned()).collect();
         let mut touches = self.take_touches(disk, work.number);
         if work.flush.is_some() || work.close {
-            self.hand_down_everything(&mut touches);
+            self.hand_down_everything(work.number, &mut touches);
         }
         let sweep = work.sweep.map(|(sweep, _)| sweep);
         let idle = ops.is_empty() && touches.is_empty() && sweep.is_none();
@@ -224,19 +224,23 @@ impl Core {
         touches
     }
 
-    /// Recency of everything in memory that the disk does not have, and of the rest that is noted.
-    fn hand_down_everything(&self, touches: &mut Vec<Touch>) {
+    /// Recency of everything in memory that the disk does not have, and of the rest that is noted,
+    /// unless a newer operation has the key.
+    fn hand_down_everything(&self, number: u64, touches: &mut Vec<Touch>) {
         for index in 0..self.memory.shard_count() {
             let before = touches.len();
             let mut locked = self.memory.lock_nth(index);
-            locked.side.take_touches(u64::MAX, usize::MAX, touches);
+            locked.side.take_touches(number, usize::MAX, touches);
             self.count_touches(0_usize.wrapping_sub(touches.len() - before));
             let changed: Vec<_> = locked
                 .shard
                 .ids()
                 .filter(|id| {
-                    let handed = locked.shard.handed(*id);
-                    handed != NOT_BELOW && handed != locked.shard.stamp(*id)
+                    let (handed, record) = (locked.shard.handed(*id), locked.shard.record(*id));
+                    let hash = self.memory.hash(record.key());
+                    handed != NOT_BELOW
+                        && handed != locked.shard.stamp(*id)
+                        && !locked.side.is_superseded(hash, record.key(), number)
                 })
                 .collect();
             for id in changed {
@@ -309,10 +313,10 @@ impl Above for Asker<'_> {
             None => locked.side.touched(hash, key).unwrap_or(stamp),
         };
         if accessed != stamp && why != Why::Expired {
-            match held {
-                Some(id) => locked.shard.set_handed(id, accessed),
-                None => core.count_touches(locked.side.forget_touch(hash, key)),
+            if let Some(id) = held {
+                locked.shard.set_handed(id, accessed);
             }
+            core.count_touches(locked.side.forget_touch(hash, key));
             return Verdict::Accessed(accessed);
         }
         core.count_touches(locked.side.forget_touch(hash, key));
