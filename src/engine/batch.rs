@@ -1,9 +1,9 @@
 //! Batches: several entries with one stamp, in one transaction.
 //!
-//! Everything is validated before anything changes. In memory the entries go in by key: since all
-//! have one stamp, that is the order of eviction, so that the outcome is that of putting all in
-//! first and evicting the oldest then. Entries that shrink an old value go first, for the same
-//! reason: they make room that the sum at the end has.
+//! Everything is validated before anything changes. In memory the outcome is that of putting all in
+//! first and evicting the oldest then: old values of the batch's keys get its stamp, so that none of
+//! them is evicted before it is replaced; entries that make room go first, since the sum at the end
+//! has that room; the others go in by key, which is the order of eviction among them.
 
 use crate::engine::write::{Expect, Ticket, Write};
 use crate::engine::{Core, Entered, Garbage};
@@ -44,7 +44,7 @@ impl Core {
             .collect();
         let doubles = (doubles - records.len()) as u64;
         let (shrinking, growing): (Vec<_>, Vec<_>) =
-            records.into_iter().partition(|record| self.shrinks(record));
+            records.into_iter().partition(|record| self.makes_room(record));
         let records: Vec<Record> = shrinking.into_iter().chain(growing).collect();
         let mut garbage = Garbage::default();
         let last = self.place_all(records, moment, &mut garbage);
@@ -63,12 +63,22 @@ impl Core {
         Ok(())
     }
 
-    /// Whether memory has a value of this key that counts at least as much.
-    fn shrinks(&self, record: &Record) -> bool {
+    /// Whether memory has a value of this key that counts at least as much as what takes its place.
+    fn makes_room(&self, record: &Record) -> bool {
         let hash = self.memory.hash(record.key());
+        let fits = self.fits_memory(record.charge(), self.memory.limits());
         let locked = self.memory.lock(hash);
         let old = locked.shard.find(hash, record.key());
-        old.is_some_and(|id| locked.shard.charge(id) >= record.charge())
+        old.is_some_and(|id| !fits || locked.shard.charge(id) >= record.charge())
+    }
+
+    /// Gives the value that a record of the batch will replace the batch's stamp.
+    fn restamp_old(&self, record: &Record, stamp: u64) {
+        let hash = self.memory.hash(record.key());
+        let mut locked = self.memory.lock(hash);
+        if let Some(id) = locked.shard.find(hash, record.key()) {
+            locked.shard.restamp(id, stamp);
+        }
     }
 
     fn place_all(
@@ -84,18 +94,26 @@ impl Core {
             expect: Expect::Anything,
             counted: true,
         };
-        let Some(disk) = &self.disk else {
-            for record in records {
-                self.place(write(record), Ticket::NoDisk, garbage);
+        let room = match &self.disk {
+            None => None,
+            Some(disk) => {
+                let bytes = records.iter().map(Record::allocated_bytes).sum();
+                Some((disk, self.room(disk, records.len(), bytes)?))
             }
-            return Ok(None);
         };
-        let bytes = records.iter().map(Record::allocated_bytes).sum();
-        let Some(room) = self.room(disk, records.len(), bytes)? else {
-            for record in records {
-                self.place(write(record), Ticket::Lost, garbage);
+        // From here on nothing is refused.
+        for record in &records {
+            self.restamp_old(record, moment.stamp);
+        }
+        let (disk, room) = match room {
+            Some((disk, Some(room))) => (disk, room),
+            other => {
+                for record in records {
+                    let ticket = if other.is_some() { Ticket::Lost } else { Ticket::NoDisk };
+                    self.place(write(record), ticket, garbage);
+                }
+                return Ok(None);
             }
-            return Ok(None);
         };
         let group = disk.queue.open_group(room, records.len());
         let last = group.first + records.len() as u64 - 1;

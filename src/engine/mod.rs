@@ -195,8 +195,9 @@ impl Core {
     fn went_back(&self, locked: &mut Locked<'_, Side>, id: SlotId, stamp: u64) {
         let record = locked.shard.record(id).clone();
         let hash = self.memory.hash(record.key());
+        let handed = locked.shard.handed(id);
         locked.shard.set_handed(id, stamp);
-        self.count_touches(locked.side.hurry(hash, record.key(), stamp));
+        self.count_touches(locked.side.touch(hash, record.key(), stamp, handed));
     }
 
     /// Adds to the number of touches; `change` wraps below zero.

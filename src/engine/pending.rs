@@ -9,7 +9,7 @@
 //!   one does, `settled` changes.
 //! - **P3** `ops` never goes back: an operation is replaced only by one with a larger number.
 //! - **P4** the order row that the disk has for a key is not newer than the key's recency in memory
-//!   or in `touches`, once `urgent` has been applied.
+//!   or in `touches`, once the urgent ones of these have been applied.
 //!
 //! P2 is what makes promotion safe: a reader notes `settled` before it reads the disk, and what it
 //! read is still the newest if, when it comes back, `settled` is unchanged and the key is neither in
@@ -31,10 +31,9 @@ pub(crate) const CLEARED_IN_DOUBT: u64 = u64::MAX;
 pub(crate) struct Side {
     /// Newest uncommitted operation by key (P1).
     ops: HashTable<Pending>,
-    /// Recency that differs from what the disk has, of entries that memory does not hold.
+    /// Recency that differs from what the disk has, of entries that memory does not hold; and of
+    /// those that it holds, if their recency went back.
     touches: HashTable<Touched>,
-    /// Recency that went back, to be applied with the next commit (P4).
-    urgent: Vec<Touched>,
     /// The number of a clear that is not committed yet: until then nothing on disk counts.
     pub(crate) cleared: Option<u64>,
     /// Changes whenever an operation leaves `ops` (P2).
@@ -70,6 +69,8 @@ impl What {
 struct Touched {
     hash: u64,
     touch: Touch,
+    /// It went back below what the disk has: to be applied with the next commit (P4).
+    urgent: bool,
 }
 
 /// What the side says of a key that memory does not have.
@@ -135,9 +136,8 @@ impl Side {
         self.cleared = Some(seq);
         self.settled += 1;
         let gone = self.ops.extract_if(|p| p.seq < seq).collect();
-        let touches = self.touches.len() + self.urgent.len();
+        let touches = self.touches.len();
         self.touches.clear();
-        self.urgent.clear();
         (gone, touches)
     }
 
@@ -177,25 +177,19 @@ impl Side {
         self.touch(KeyHash(removed.hash), removed.record.key(), stamp, removed.handed)
     }
 
-    /// Sets the recency of a key that memory does not hold. Returns how many touches there are more.
+    /// Sets the recency of a key of which the disk has `below`. Returns how many touches there are
+    /// more.
     pub(crate) fn touch(&mut self, hash: KeyHash, key: &[u8], stamp: u64, below: u64) -> usize {
-        if stamp < below {
-            return self.forget_touch(hash, key).wrapping_add(self.hurry(hash, key, stamp));
-        }
+        let urgent = stamp < below;
         let same = |t: &Touched| t.hash == hash.0 && t.touch.record.key() == key;
         if let Some(touched) = self.touches.find_mut(hash.0, same) {
             touched.touch.stamp = stamp;
+            touched.urgent |= urgent;
             return 0;
         }
         let touch = Touch { record: Record::of_key(key), stamp };
-        self.touches.insert_unique(hash.0, Touched { hash: hash.0, touch }, |t| t.hash);
-        1
-    }
-
-    /// The recency of a key went back below what the disk has (P4).
-    pub(crate) fn hurry(&mut self, hash: KeyHash, key: &[u8], stamp: u64) -> usize {
-        let touch = Touch { record: Record::of_key(key), stamp };
-        self.urgent.push(Touched { hash: hash.0, touch });
+        let touched = Touched { hash: hash.0, touch, urgent };
+        self.touches.insert_unique(hash.0, touched, |t| t.hash);
         1
     }
 
@@ -221,11 +215,10 @@ impl Side {
             let same = |p: &Pending| p.hash == t.hash && p.what.record().key() == key;
             ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
         };
-        into.extend(self.urgent.extract_if(.., |t| due(t)).map(|t| t.touch));
         let mut left = room;
         let taken = self.touches.extract_if(|t| {
-            let take = left > 0 && due(t);
-            left -= usize::from(take);
+            let take = (t.urgent || left > 0) && due(t);
+            left = left.saturating_sub(usize::from(take));
             take
         });
         into.extend(taken.map(|t| t.touch));

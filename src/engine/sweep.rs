@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::engine::{Core, Garbage};
+use crate::entry::{RemovalCause, Tier};
 use crate::error::Result;
+use crate::memory::NOT_BELOW;
 use crate::record::NEVER;
 use crate::store::Sweep;
 use crate::time::Timestamp;
@@ -104,9 +106,15 @@ impl Core {
             let Some(id) = dated.or_else(idle) else { return false };
             let removed = locked.remove(id);
             locked.side.counts.memory_expirations += 1;
-            // If it is over below as well, the sweep there finds it; by its recency, if it is idle.
+            // If it is over below as well, the sweep there finds it, by its recency if it is idle,
+            // and reports it.
             self.count_touches(locked.side.let_go(&removed));
-            garbage.note(removed, crate::entry::Tier::Memory, crate::entry::RemovalCause::Expired);
+            let over = self.is_over(removed.record.header().deadline, removed.stamp, wall);
+            if over && removed.handed != NOT_BELOW {
+                garbage.silent.push(removed.record);
+            } else {
+                garbage.note(removed, Tier::Memory, RemovalCause::Expired);
+            }
         }
         true
     }

@@ -342,7 +342,9 @@ impl Core {
                 is_victim = !self.evict_one(Some((moment.stamp, record.key())), garbage);
                 continue;
             }
-            let known = self.known_below(&locked, hash, record.key(), old.is_some(), garbage);
+            // A touch keeps the value, so the listener has nothing to hear.
+            let known =
+                !counted || self.known_below(&locked, hash, record.key(), old.is_some(), garbage);
             let (handed, seq) = self.note_put(&mut locked, hash, &record, ticket, known, garbage);
             locked.side.counts.inserts += u64::from(counted);
             let placement = self.placement(&record, moment, handed);
@@ -350,7 +352,11 @@ impl Core {
                 Some(old) if enters => {
                     let stamp = locked.shard.stamp(old);
                     let was = locked.shard.replace(old, record, placement);
-                    garbage.records.push((was, stamp, Tier::Memory, RemovalCause::Replaced));
+                    if counted {
+                        garbage.records.push((was, stamp, Tier::Memory, RemovalCause::Replaced));
+                    } else {
+                        garbage.silent.push(was);
+                    }
                 }
                 None if enters => {
                     locked.shard.insert(hash, record, placement);

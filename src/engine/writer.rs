@@ -246,8 +246,8 @@ impl Core {
         touches
     }
 
-    /// Recency of everything in memory that the disk does not have, and of the rest that is noted;
-    /// except for keys with an operation behind this batch, which brings its own.
+    /// Recency of everything in memory that the disk does not have, and of the rest that is noted,
+    /// unless a newer operation has the key.
     fn hand_down_everything(&self, number: u64, touches: &mut Vec<Touch>) {
         for index in 0..self.memory.shard_count() {
             let before = touches.len();
@@ -258,12 +258,11 @@ impl Core {
                 .shard
                 .ids()
                 .filter(|id| {
-                    let handed = locked.shard.handed(*id);
-                    handed != NOT_BELOW && handed != locked.shard.stamp(*id)
-                })
-                .filter(|id| {
-                    let key = locked.shard.record(*id).key();
-                    !locked.side.is_superseded(self.memory.hash(key), key, number)
+                    let (handed, record) = (locked.shard.handed(*id), locked.shard.record(*id));
+                    let hash = self.memory.hash(record.key());
+                    handed != NOT_BELOW
+                        && handed != locked.shard.stamp(*id)
+                        && !locked.side.is_superseded(hash, record.key(), number)
                 })
                 .collect();
             for id in changed {
@@ -336,10 +335,10 @@ impl Above for Asker<'_> {
             None => locked.side.touched(hash, key).unwrap_or(stamp),
         };
         if accessed != stamp && why != Why::Expired {
-            match held {
-                Some(id) => locked.shard.set_handed(id, accessed),
-                None => core.count_touches(locked.side.forget_touch(hash, key)),
+            if let Some(id) = held {
+                locked.shard.set_handed(id, accessed);
             }
+            core.count_touches(locked.side.forget_touch(hash, key));
             return Verdict::Accessed(accessed);
         }
         core.count_touches(locked.side.forget_touch(hash, key));

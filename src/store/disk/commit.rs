@@ -136,6 +136,9 @@ impl<'t, 'b> Work<'t, 'b> {
                 match last.change {
                     Change::Put(_) => self.put(record, first.reported)?,
                     Change::Remove(_) => {
+                        if !first.reported {
+                            self.report_replaced(record.key())?;
+                        }
                         self.remove(record.key())?;
                     }
                     Change::Scrub(_) => self.scrub(record.key())?,
@@ -178,6 +181,14 @@ impl<'t, 'b> Work<'t, 'b> {
         if header.deadline != NEVER {
             moment_key(&mut self.buffer, header.deadline, key);
             self.expiry.insert(self.buffer.as_slice(), ())?;
+        }
+        Ok(())
+    }
+
+    /// A put that is not applied, since its key was removed after it, had replaced this row.
+    fn report_replaced(&mut self, key: &[u8]) -> Result<(), Failure> {
+        if let Some(row) = self.data.get(key)? {
+            self.outcome.replaced.extend(Record::from_row(key, row.value()));
         }
         Ok(())
     }
