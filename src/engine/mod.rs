@@ -57,7 +57,6 @@ pub(crate) use batch::Item;
 pub use health::{Health, TierHealth};
 pub(crate) use life::{Engine, Schema};
 pub(crate) use remove::Removal;
-pub(crate) use write::Entered;
 
 /// What all handles and threads of one cache share.
 pub(crate) struct Core {

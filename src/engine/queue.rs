@@ -4,22 +4,21 @@
 //!
 //! A caller first reserves [`Room`], without any lock of the cache, and is made to wait there if the
 //! queue is full. Then, under the lock of the key's shard, it pushes the operation and is given its
-//! number. A group (a batch of the user's, or a clear) opens a place in the order before it touches
-//! the first shard and fills it after the last; the writer takes nothing behind an open place.
+//! number. A batch does so under all shards' locks.
 //!
 //! # Invariants
 //!
 //! - **Q1** numbers rise in the order of the queue, and the operations of one key are noted in its
 //!   shard's pending map in that same order.
 //! - **Q2** operations and bytes that are queued or being committed stay within the limits, except
-//!   for a group larger than the queue, which goes alone, and for [`Queue::push_forced`].
-//! - **Q3** the writer takes a prefix, and a group wholly or not at all.
+//!   for a batch larger than the queue, which goes alone, and for [`Queue::push_forced`].
+//! - **Q3** the writer takes everything that is queued, so a prefix, and a batch wholly.
 //!
 //! # Concurrency
 //!
 //! One mutex, taken under a shard's lock by pushes; the writer never holds both.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -56,7 +55,7 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    items: VecDeque<Item>,
+    queued: Vec<Op>,
     /// The last number given out.
     last: u64,
     /// Everything up to here is durable.
@@ -66,7 +65,7 @@ struct State {
     bytes: usize,
     /// Callers that wait for room.
     waiting: usize,
-    /// When the oldest item was queued; `None` if there is none.
+    /// When the oldest operation was queued; `None` if there is none.
     oldest: Option<Instant>,
     /// Flushes asked for and done, by number.
     flush_asked: u64,
@@ -85,25 +84,6 @@ struct State {
     suspect: Option<String>,
     /// What each clear found, until its caller has read it.
     cleared: BTreeMap<u64, u64>,
-}
-
-#[derive(Debug)]
-enum Item {
-    One(Op),
-    /// `None` while the group is open.
-    Group {
-        first: u64,
-        ops: Option<Vec<Op>>,
-    },
-}
-
-impl Item {
-    fn first(&self) -> u64 {
-        match self {
-            Self::One(op) => op.seq,
-            Self::Group { first, .. } => *first,
-        }
-    }
 }
 
 /// Room in the queue, given back when dropped unless it was used.
@@ -133,16 +113,6 @@ pub(crate) enum Reserved<'q> {
     Full,
     /// The disk fails and the queue is full: it will not get emptier.
     Failing,
-}
-
-/// A place in the order that is open; filled with nothing if it is dropped.
-#[derive(Debug)]
-pub(crate) struct Group<'q> {
-    queue: &'q Queue,
-    /// The number of its first operation; those of the others follow.
-    pub(crate) first: u64,
-    /// The room it takes, to be given back if it is never filled.
-    room: (usize, usize),
 }
 
 /// What the writer is to do next.
@@ -234,13 +204,13 @@ impl Queue {
         }
         state.last += 1;
         let seq = state.last;
-        state.items.push_back(Item::One(Op { seq, change, reported }));
-        self.queued(state);
+        state.queued.push(Op { seq, change, reported });
+        self.wake_if_due(state);
         seq
     }
 
     /// Wakes the writer if what was queued makes it due.
-    fn queued(&self, mut state: MutexGuard<'_, State>) {
+    fn wake_if_due(&self, mut state: MutexGuard<'_, State>) {
         let first = state.oldest.is_none();
         if first {
             state.oldest = Some(monotonic());
@@ -258,17 +228,22 @@ impl Queue {
             || state.bytes >= self.bounds.bytes_max / EARLY_FRACTION
     }
 
-    /// Opens a place for `count` operations, for which room was reserved.
-    pub(crate) fn open_group(&self, mut room: Room<'_>, count: usize) -> Group<'_> {
-        let taken = (std::mem::take(&mut room.ops), std::mem::take(&mut room.bytes));
+    /// Queues the operations of a batch, one behind the other and in one commit (Q3); gives the number
+    /// of the first.
+    pub(crate) fn push_all(&self, mut room: Room<'_>, changes: Vec<(Change, bool)>) -> u64 {
+        (room.ops, room.bytes) = (0, 0);
         let mut state = self.state.lock();
         let first = state.last + 1;
-        state.last += count.max(1) as u64;
-        state.items.push_back(Item::Group { first, ops: None });
-        Group { queue: self, first, room: taken }
+        for (change, reported) in changes {
+            state.last += 1;
+            let seq = state.last;
+            state.queued.push(Op { seq, change, reported });
+        }
+        self.wake_if_due(state);
+        first
     }
 
-    /// The room of a group that may not wait.
+    /// Room for an operation that may not wait.
     pub(crate) fn force_room(&self, ops: usize, bytes: usize) -> Room<'_> {
         let mut state = self.state.lock();
         state.ops += ops;
@@ -395,23 +370,21 @@ impl Queue {
     pub(crate) fn next(&self) -> Work {
         let mut state = self.state.lock();
         loop {
-            let ready =
-                state.items.front().is_some_and(|i| !matches!(i, Item::Group { ops: None, .. }));
             let due = state.oldest.map(|oldest| oldest + self.bounds.delay);
             let asked = state.flush_asked > state.flush_done
                 || state.sweep.is_some()
                 || state.closing
                 || state.hurry;
-            let commit = ready
-                && (self.is_early(&state)
-                    || state.waiting > 0
-                    || due.is_some_and(|due| monotonic() >= due));
-            if commit || asked && (ready || state.items.is_empty()) {
+            let commit = due.is_some_and(|due| {
+                self.is_early(&state) || state.waiting > 0 || monotonic() >= due
+            });
+            if commit || asked {
                 return take(&mut state);
             }
-            match due.filter(|_| ready) {
-                Some(due) => drop(self.work.wait_until(&mut state, due)),
-                None => self.work.wait(&mut state),
+            if let Some(due) = due {
+                let _ = self.work.wait_until(&mut state, due);
+            } else {
+                self.work.wait(&mut state);
             }
         }
     }
@@ -483,64 +456,18 @@ pub(crate) fn bytes_of(change: &Change) -> usize {
     change.record().map_or(0, crate::record::Record::allocated_bytes)
 }
 
-/// Takes everything up to the first open group.
+/// Takes everything that is queued.
 fn take(state: &mut State) -> Work {
-    let mut ops = Vec::with_capacity(state.items.len());
-    while let Some(item) = state.items.pop_front() {
-        match item {
-            Item::One(op) => ops.push(op),
-            Item::Group { ops: Some(group), .. } => ops.extend(group),
-            open @ Item::Group { ops: None, .. } => {
-                state.items.push_front(open);
-                break;
-            }
-        }
-    }
-    let number = if let Some(next) = state.items.front() {
-        next.first() - 1
-    } else {
-        state.oldest = None;
-        state.last += 1;
-        state.last
-    };
+    state.oldest = None;
     state.hurry = false;
+    state.last += 1;
     let swept = state.sweep_asked;
-    let open = !state.items.is_empty();
     Work {
-        ops,
-        number,
-        // With an open group in the way, a flush would not cover what was queued before it.
-        flush: Some(state.flush_asked).filter(|asked| *asked > state.flush_done && !open),
+        ops: std::mem::take(&mut state.queued),
+        number: state.last,
+        flush: Some(state.flush_asked).filter(|asked| *asked > state.flush_done),
         sweep: state.sweep.take().map(|sweep| (sweep, swept)),
         suspect: state.suspect.take(),
-        close: state.closing && !open,
-    }
-}
-
-impl Group<'_> {
-    /// Fills the place, for the writer to take.
-    pub(crate) fn fill(mut self, ops: Vec<Op>) {
-        self.room = (0, 0);
-        self.queue.fill(self.first, ops);
-    }
-}
-
-impl Drop for Group<'_> {
-    fn drop(&mut self) {
-        if self.room != (0, 0) {
-            self.queue.fill(self.first, Vec::new());
-            drop(Room { queue: self.queue, ops: self.room.0, bytes: self.room.1 });
-        }
-    }
-}
-
-impl Queue {
-    fn fill(&self, first: u64, ops: Vec<Op>) {
-        let mut state = self.state.lock();
-        let at = state.items.partition_point(|item| item.first() < first);
-        if let Some(Item::Group { ops: place, .. }) = state.items.get_mut(at) {
-            *place = Some(ops);
-        }
-        self.queued(state);
+        close: state.closing,
     }
 }

@@ -1,5 +1,6 @@
 //! Removing: one key, all keys, and what the caller is told of what was there.
 
+use crate::config::ErrorPolicy;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::Room;
 use crate::engine::read::Seen;
@@ -7,9 +8,9 @@ use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{Found, RemovalCause, Tier};
 use crate::error::Result;
 use crate::hash::KeyHash;
-use crate::memory::{Locked, NOT_BELOW, SlotId};
+use crate::memory::{AllLocked, Locked, NOT_BELOW, Removed, SlotId};
 use crate::record::Record;
-use crate::store::{Change, Op};
+use crate::store::Change;
 use crate::trace::trace_op;
 
 /// What a removal found, and the number of its operation.
@@ -87,10 +88,20 @@ impl Core {
         garbage: &mut Garbage,
     ) -> Option<Found> {
         let removed = locked.remove(id);
+        self.account_taken(&mut locked.side, removed, wall, garbage)
+    }
+
+    fn account_taken(
+        &self,
+        side: &mut Side,
+        removed: Removed,
+        wall: u64,
+        garbage: &mut Garbage,
+    ) -> Option<Found> {
         let over = self.is_over(removed.record.header().deadline, removed.stamp, wall);
         let found = self.found(removed.record.clone(), removed.stamp, Tier::Memory);
         if over {
-            locked.side.counts.memory_expirations += 1;
+            side.counts.memory_expirations += 1;
             if removed.handed != NOT_BELOW {
                 self.counts.disk_expirations.add(1);
             }
@@ -120,7 +131,7 @@ impl Core {
     ) -> Option<u64> {
         self.count_touches(locked.side.forget_touch(hash, name.key()));
         let Some(room) = room else {
-            Self::doubt_disk(disk, locked);
+            Self::doubt_disk(disk, &mut locked.side);
             return None;
         };
         let seq = disk.queue.push(room, Change::Remove(name.clone()), true);
@@ -150,149 +161,105 @@ impl Core {
         Ok(self.remove_group(keys)? as u64)
     }
 
+    /// Removes keys in one step; gives how many were there and not over.
     fn remove_group(&self, mut keys: Vec<Vec<u8>>) -> Result<usize> {
         keys.sort_unstable();
         keys.dedup();
         let wall = self.clock.wall();
-        let mut garbage = Garbage::default();
-        let mut there = 0;
-        let Some(disk) = &self.disk else {
-            for key in &keys {
-                let hash = self.memory.hash(key);
-                let mut locked = self.memory.lock(hash);
-                if let Some(id) = locked.shard.find(hash, key) {
-                    let found = self.take_from_memory(&mut locked, id, wall, &mut garbage);
-                    there += usize::from(found.is_some());
-                }
-            }
-            self.dispose(garbage);
-            return Ok(there);
-        };
         // Which of them are there is looked up first, so that nothing is half done if that fails.
         let mut present = Vec::new();
         for key in keys {
-            if self.look(&key, 0)?.is_some() {
-                present.push(Record::of_key(&key));
+            if let Some(found) = self.look(&key, 0)? {
+                present.push((self.memory.hash(&key), Record::of_key(&key), found));
             }
         }
         if present.is_empty() {
             return Ok(0);
         }
-        let bytes = present.iter().map(Record::allocated_bytes).sum();
-        let Some(room) = self.room(disk, present.len(), bytes)? else {
-            for name in &present {
-                let hash = self.memory.hash(name.key());
-                let mut locked = self.memory.lock(hash);
-                if let Some(id) = locked.shard.find(hash, name.key()) {
-                    let found = self.take_from_memory(&mut locked, id, wall, &mut garbage);
-                    there += usize::from(found.is_some());
-                }
-                Self::doubt_disk(disk, &mut locked);
-            }
-            self.dispose(garbage);
-            return Ok(there);
+        let bytes = present.iter().map(|(_, name, _)| name.allocated_bytes()).sum();
+        let room = match &self.disk {
+            None => None,
+            Some(disk) => self.room(disk, present.len(), bytes)?,
         };
-        let group = disk.queue.open_group(room, present.len());
-        let last = group.first + present.len() as u64 - 1;
-        let mut ops = Vec::with_capacity(present.len());
-        for (seq, name) in (group.first..).zip(present) {
-            there += usize::from(self.take_in_group(disk, &name, seq, wall, &mut garbage));
-            ops.push(Op { seq, change: Change::Remove(name), reported: true });
+        let mut garbage = Garbage::default();
+        let mut all = self.memory.lock_all();
+        let (mut seqs, count) = (None, present.len() as u64);
+        if let (Some(disk), Some(room)) = (&self.disk, room) {
+            let removals = present.iter().map(|(_, name, _)| (Change::Remove(name.clone()), true));
+            seqs = Some(disk.queue.push_all(room, removals.collect()));
         }
-        group.fill(ops);
+        let mut there = 0;
+        for (index, (hash, name, found)) in present.into_iter().enumerate() {
+            let seq = seqs.map(|first| first + index as u64);
+            there += usize::from(self.take_in_batch(&mut all, hash, &found, wall, &mut garbage));
+            if let Some(disk) = &self.disk {
+                let side = all.side(hash);
+                self.count_touches(side.forget_touch(hash, name.key()));
+                match seq {
+                    Some(seq) => drop(side.note(hash, seq, What::Gone(name))),
+                    None => Self::doubt_disk(disk, side),
+                }
+            }
+        }
+        drop(all);
         self.dispose(garbage);
-        self.wait_if_through(disk, last)?;
+        if let (Some(first), Some(disk)) = (seqs, &self.disk) {
+            self.wait_if_through(disk, first + count - 1)?;
+        }
         Ok(there)
     }
 
-    /// Removes one key of a group; gives whether it was there and not over.
-    fn take_in_group(
+    /// Takes one key of a batch out of memory, or accounts for what was found of it below; gives
+    /// whether it was there and not over.
+    fn take_in_batch(
         &self,
-        disk: &DiskSide,
-        name: &Record,
-        seq: u64,
+        all: &mut AllLocked<'_, Side>,
+        hash: KeyHash,
+        found: &Found,
         wall: u64,
         garbage: &mut Garbage,
     ) -> bool {
-        let (hash, key) = (self.memory.hash(name.key()), name.key());
-        for last in [false, true] {
-            let mut locked = self.memory.lock(hash);
-            if locked.side.is_superseded(hash, key, seq) {
-                return true;
-            }
-            let mut there = None;
-            if let Some(id) = locked.shard.find(hash, key) {
-                there = Some(self.take_from_memory(&mut locked, id, wall, garbage).is_some());
-            } else if !last {
-                let Ok(seen) = self.see_below(disk, locked, hash, key) else { continue };
-                locked = self.memory.lock(hash);
-                match seen {
-                    Some(seen) if Self::is_current(&locked, hash, &seen) => {
-                        there = Some(self.take_seen(seen, wall, garbage).is_some());
-                    }
-                    Some(_) => continue,
-                    None => there = Some(false),
-                }
-            }
-            self.count_touches(locked.side.forget_touch(hash, key));
-            drop(locked.side.note(hash, seq, What::Gone(name.clone())));
-            return there.unwrap_or(true);
+        let key = found.record.key();
+        if let Some(id) = all.shard(hash).find(hash, key) {
+            let removed = all.remove(hash, id);
+            return self.account_taken(all.side(hash), removed, wall, garbage).is_some();
         }
-        true
+        let (record, accessed) = match all.side(hash).below(hash, key) {
+            // Somebody was faster.
+            Below::Gone => return false,
+            Below::Value(record) => (record, found.accessed),
+            Below::Unknown { .. } => (found.record.clone(), found.accessed),
+        };
+        let (handed, token) = (record.stamp(), None);
+        self.take_seen(Seen { record, accessed, handed, token }, wall, garbage).is_some()
     }
 
     /// Removes everything; gives how many entries there were.
     pub(crate) fn clear(&self) -> Result<u64> {
         self.check_open()?;
-        let mut garbage = Vec::new();
+        let mut all = self.memory.lock_all();
+        let removed = all.drain();
         let Some(disk) = &self.disk else {
-            let mut count = 0;
-            for index in 0..self.memory.shard_count() {
-                let mut locked = self.memory.lock_nth(index);
-                let ids: Vec<SlotId> = locked.shard.ids().collect();
-                count += ids.len() as u64;
-                garbage.extend(ids.into_iter().map(|id| locked.remove(id)));
-            }
+            drop(all);
             trace_op!("clear", b"", "done", "memory");
-            return Ok(count);
+            return Ok(removed.len() as u64);
         };
-        let group = disk.queue.open_group(disk.queue.force_room(1, 0), 1);
-        let seq = group.first;
-        let mut memory_only = 0;
-        for index in 0..self.memory.shard_count() {
-            let mut locked = self.memory.lock_nth(index);
-            let ids: Vec<SlotId> = locked.shard.ids().collect();
-            for id in ids {
-                let record = locked.shard.record(id).clone();
-                let hash = self.memory.hash(record.key());
-                // What was written since the clear got its number stays.
-                if !locked.side.is_superseded(hash, record.key(), seq) {
-                    memory_only += u64::from(locked.shard.handed(id) == NOT_BELOW);
-                    garbage.push(locked.remove(id));
-                }
-            }
-            let (gone, touches) = locked.side.clear(seq);
-            drop(locked);
-            drop(gone);
+        let seq = disk.queue.push_forced(Change::Clear);
+        let mut gone = Vec::new();
+        for side in all.sides() {
+            let (ops, touches) = side.clear(seq);
+            gone.extend(ops);
             self.count_touches(0_usize.wrapping_sub(touches));
         }
-        group.fill(vec![Op { seq, change: Change::Clear, reported: true }]);
+        drop(all);
+        let memory_only = removed.iter().filter(|r| r.handed == NOT_BELOW).count() as u64;
+        drop((removed, gone));
+        trace_op!("clear", b"", "done", "disk");
         // Somebody waits for it, so it does not wait for its turn.
         disk.queue.hurry();
-        drop(garbage);
-        trace_op!("clear", b"", "done", "disk");
         match disk.queue.wait_durable(seq) {
-            Err(e) if self.config.error_policy == crate::config::ErrorPolicy::Strict => Err(e),
+            Err(e) if self.config.error_policy == ErrorPolicy::Strict => Err(e),
             Ok(()) | Err(_) => Ok(memory_only + disk.queue.take_cleared(seq)),
-        }
-    }
-
-    /// Whether what is below says that a key is there, for the count of entries.
-    pub(super) fn below_has(locked: &Locked<'_, Side>, hash: KeyHash, key: &[u8]) -> Option<bool> {
-        match locked.side.below(hash, key) {
-            Below::Value(_) => Some(true),
-            Below::Gone => Some(false),
-            Below::Unknown { .. } => None,
         }
     }
 }

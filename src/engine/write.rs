@@ -59,8 +59,6 @@ pub(super) enum Ticket<'q> {
     NoDisk,
     /// It is pushed into this room.
     Room(Room<'q>),
-    /// Its place is in a group that is open.
-    Number(u64),
     /// There is no room: the entry stays in memory, and older versions below are removed, the
     /// operation for which takes this room.
     Shed(Room<'q>),
@@ -322,17 +320,10 @@ impl Core {
         let mut is_victim = false;
         loop {
             let mut locked = self.memory.lock(hash);
-            let superseded = matches!(&ticket, Ticket::Number(seq)
-                if locked.side.is_superseded(hash, record.key(), *seq));
-            if !superseded && !self.is_as_expected(&locked, hash, record.key(), &expect) {
+            if !self.is_as_expected(&locked, hash, record.key(), &expect) {
                 return Entered::Changed;
             }
             let old = locked.shard.find(hash, record.key());
-            if superseded {
-                // A newer operation has the key: as if this one had come just before it.
-                locked.side.counts.inserts += u64::from(counted);
-                return Entered::Yes(None);
-            }
             let enters = fits && !is_victim;
             if let Some(old) = old.filter(|_| enters) {
                 locked.shard.restamp(old, moment.stamp);
@@ -448,7 +439,6 @@ impl Core {
                 let seq = disk.queue.push(room, Change::Put(record.clone()), reported);
                 (seq, What::Put(record.clone()), record.stamp())
             }
-            Ticket::Number(seq) => (seq, What::Put(record.clone()), record.stamp()),
             Ticket::Shed(room) => {
                 self.counts.shed.add(1);
                 let key = Record::of_key(record.key());
@@ -457,7 +447,7 @@ impl Core {
             }
             Ticket::Lost => {
                 self.counts.shed.add(1);
-                Self::doubt_disk(disk, locked);
+                Self::doubt_disk(disk, &mut locked.side);
                 return (NOT_BELOW, None);
             }
         };
@@ -468,8 +458,8 @@ impl Core {
 
     /// An operation could not be kept for the disk: nothing that is there may be believed until it
     /// has been emptied.
-    pub(super) fn doubt_disk(disk: &DiskSide, locked: &mut Locked<'_, Side>) {
-        locked.side.cleared = Some(CLEARED_IN_DOUBT);
+    pub(super) fn doubt_disk(disk: &DiskSide, side: &mut Side) {
+        side.cleared = Some(CLEARED_IN_DOUBT);
         disk.wipe.store(true, Ordering::Release);
     }
 }

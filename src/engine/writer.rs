@@ -167,7 +167,7 @@ impl Core {
             };
             let (last, go_on) = self.recover(disk, writer, &failure, batch.number, pause);
             pause = Pause::Yes;
-            if last == Some(batch.number) && batch.number > before {
+            if last == Some(batch.number) && last != Some(before) {
                 // It was applied, though its commit said otherwise.
                 disk.degraded.clear();
                 return Some(Outcome { totals: writer.totals(), ..seen });

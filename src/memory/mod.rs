@@ -25,7 +25,8 @@
 //!
 //! # Concurrency
 //!
-//! One mutex per shard, one for the account, taken in that order; no thread holds two shards.
+//! One mutex per shard, one for the account, taken in that order. No thread holds two shards, except
+//! one that takes them all, in ascending order ([`AllLocked`], for batches).
 //! Nothing of a caller's runs under either, except the engine's own hook in [`Memory::evict`].
 //! What was removed is returned, and dropped by the caller when the lock is gone.
 //!
@@ -34,6 +35,7 @@
 //! Every hit would take its lock. Why not a queue per shard, evicted in turn: that is not the order
 //! that was promised.
 
+mod all;
 mod order;
 mod shard;
 mod slab;
@@ -45,6 +47,7 @@ use crate::hash::{KeyHash, KeyHasher};
 use crate::stats::Limits;
 use crate::sync::{CachePadded, Mutex, MutexGuard};
 
+pub(crate) use all::AllLocked;
 pub(crate) use shard::{Placement, Shard};
 pub(crate) use slab::{NOT_BELOW, Removed, SlotId};
 
@@ -119,9 +122,14 @@ impl<S> DerefMut for Locked<'_, S> {
 impl<S> Drop for Locked<'_, S> {
     fn drop(&mut self) {
         let oldest = self.guarded.shard.oldest_stamp().unwrap_or(EMPTY);
-        if self.bound.load(Ordering::Relaxed) != oldest {
-            self.bound.store(oldest, Ordering::Release);
-        }
+        publish(self.bound, oldest);
+    }
+}
+
+/// Stores a bound unless it is there already (M1).
+fn publish(bound: &AtomicU64, oldest: u64) {
+    if bound.load(Ordering::Relaxed) != oldest {
+        bound.store(oldest, Ordering::Release);
     }
 }
 

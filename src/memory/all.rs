@@ -1,0 +1,124 @@
+//! All shards and the account, locked at once: what a batch does is one step for everybody else.
+//!
+//! Here the limits may be exceeded between two calls, since nobody can see it; the caller evicts
+//! down to them before it lets go (M2).
+
+use crate::hash::KeyHash;
+use crate::memory::shard::{Placement, Shard};
+use crate::memory::slab::{Removed, SlotId};
+use crate::memory::{Account, EMPTY, Guarded, Memory, publish};
+use crate::record::Record;
+use crate::sync::MutexGuard;
+
+/// The whole tier, locked.
+#[derive(Debug)]
+pub(crate) struct AllLocked<'a, S> {
+    memory: &'a Memory<S>,
+    /// In ascending order, which is also the order of locking.
+    shards: Vec<MutexGuard<'a, Guarded<S>>>,
+    account: MutexGuard<'a, Account>,
+}
+
+impl<S> Memory<S> {
+    /// Locks everything.
+    pub(crate) fn lock_all(&self) -> AllLocked<'_, S> {
+        let shards = self.shards.iter().map(|shard| shard.lock()).collect();
+        AllLocked { memory: self, shards, account: self.account.lock() }
+    }
+}
+
+impl<S> Drop for AllLocked<'_, S> {
+    fn drop(&mut self) {
+        for (shard, bound) in self.shards.iter().zip(&self.memory.bounds) {
+            publish(bound, shard.shard.oldest_stamp().unwrap_or(EMPTY));
+        }
+    }
+}
+
+impl<S> AllLocked<'_, S> {
+    fn is_over_limits(&self) -> bool {
+        self.account.limits.exceeded(self.account.entries, self.account.bytes)
+    }
+
+    fn index(&self, hash: KeyHash) -> usize {
+        hash.shard(self.shards.len() - 1)
+    }
+
+    /// The shard of a key, to look at.
+    pub(crate) fn shard(&self, hash: KeyHash) -> &Shard {
+        &self.shards[self.index(hash)].shard
+    }
+
+    /// The side of the shard of a key.
+    pub(crate) fn side(&mut self, hash: KeyHash) -> &mut S {
+        let index = self.index(hash);
+        &mut self.shards[index].side
+    }
+
+    /// All sides.
+    pub(crate) fn sides(&mut self) -> impl Iterator<Item = &mut S> {
+        self.shards.iter_mut().map(|shard| &mut shard.side)
+    }
+
+    /// Puts a record in; gives the one that it replaces, and that one's stamp.
+    pub(crate) fn put(
+        &mut self,
+        hash: KeyHash,
+        record: Record,
+        placement: Placement,
+    ) -> Option<(Record, u64)> {
+        let charge = record.charge();
+        let index = self.index(hash);
+        let shard = &mut self.shards[index].shard;
+        let old = shard.find(hash, record.key());
+        let old = if let Some(id) = old {
+            let stamp = shard.stamp(id);
+            self.account.bytes -= shard.charge(id);
+            Some((shard.replace(id, record, placement), stamp))
+        } else {
+            shard.insert(hash, record, placement);
+            self.account.entries += 1;
+            None
+        };
+        self.account.bytes = self.account.bytes.saturating_add(charge);
+        old
+    }
+
+    /// Takes an entry out.
+    pub(crate) fn remove(&mut self, hash: KeyHash, id: SlotId) -> Removed {
+        let index = self.index(hash);
+        let removed = self.shards[index].shard.remove(id);
+        self.account.release(removed.record.charge());
+        removed
+    }
+
+    /// Takes everything out.
+    pub(crate) fn drain(&mut self) -> Vec<Removed> {
+        let mut all = Vec::new();
+        for guarded in &mut self.shards {
+            let ids: Vec<SlotId> = guarded.shard.ids().collect();
+            for id in ids {
+                let removed = guarded.shard.remove(id);
+                self.account.release(removed.record.charge());
+                all.push(removed);
+            }
+        }
+        all
+    }
+
+    /// While over a limit: takes out the oldest entry of all, and gives it with its shard's side.
+    pub(crate) fn evict(&mut self) -> Option<(Removed, &mut S)> {
+        if !self.is_over_limits() {
+            return None;
+        }
+        let oldest = self.shards.iter().enumerate().filter_map(|(index, guarded)| {
+            let (id, stamp, key) = guarded.shard.oldest()?;
+            Some(((stamp, key), index, id))
+        });
+        let (_, index, id) = oldest.min_by(|a, b| a.0.cmp(&b.0))?;
+        let guarded = &mut self.shards[index];
+        let removed = guarded.shard.remove(id);
+        self.account.release(removed.record.charge());
+        Some((removed, &mut guarded.side))
+    }
+}
