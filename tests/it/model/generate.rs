@@ -1,0 +1,129 @@
+//! Options and operations at random: mostly what a program would do, and now and then what it
+//! should not.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::{At, Item, KEYS, Kind, Limits, Op, Options, PREFIXES, Step};
+
+fn limits(least: u64, entries: u64, bytes: u64) -> impl Strategy<Value = Limits> {
+    (option::of(least..=entries), option::of(least.max(8)..=bytes))
+        .prop_map(|(entries, bytes)| Limits { entries, bytes })
+}
+
+fn memory_limits(kind: Kind) -> impl Strategy<Value = Limits> {
+    limits(u64::from(kind == Kind::MemoryOnly), 8, 120)
+}
+
+fn disk_limits(kind: Kind) -> impl Strategy<Value = Limits> {
+    limits(1, 12, 200).prop_map(move |limits| match kind {
+        Kind::MemoryOnly => Limits::default(),
+        Kind::Behind | Kind::Through => limits,
+    })
+}
+
+pub(super) fn options(kind: Kind) -> impl Strategy<Value = Options> {
+    let disk = kind != Kind::MemoryOnly;
+    (
+        select(vec![1_usize, 2, 8, 64]),
+        memory_limits(kind),
+        disk_limits(kind),
+        option::weighted(0.3, 5_u64..60),
+        option::weighted(0.3, 5_u64..60),
+        option::weighted(0.3, 5_u64..60),
+        option::weighted(0.3, 4_u64..30),
+        any::<bool>(),
+    )
+        .prop_map(
+            move |(shards, memory, disk_limits, memory_ttl, disk_ttl, idle, max, weigher)| {
+                Options {
+                    disk,
+                    through: kind == Kind::Through,
+                    shards,
+                    memory,
+                    disk_limits,
+                    memory_ttl,
+                    disk_ttl,
+                    time_to_idle: idle,
+                    max_memory_entry: max.filter(|_| disk),
+                    weigher,
+                }
+            },
+        )
+}
+
+fn key() -> impl Strategy<Value = &'static str> {
+    prop_oneof![60 => select(&KEYS[..]), 1 => select(vec!["", "long!"])]
+}
+
+/// A value of some length; [`Op::number`] fills it.
+fn plain_item() -> impl Strategy<Value = Item> {
+    let len = prop_oneof![6 => 0_usize..24, 2 => 24_usize..60, 1 => 60_usize..300];
+    (key(), len).prop_map(|(key, len)| {
+        let value = vec![0; len];
+        Item { key, value, ttl: None, weight: None, labelled: false }
+    })
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let weight = prop_oneof![0_u64..40, 0_u64..400];
+    let extras = (option::weighted(0.2, 0_u64..60), option::weighted(0.1, weight), any::<u8>());
+    (plain_item(), extras).prop_map(|(item, (ttl, weight, label))| Item {
+        ttl,
+        weight,
+        labelled: label < 32,
+        ..item
+    })
+}
+
+fn op(kind: Kind) -> impl Strategy<Value = Op> {
+    let keys = || vec(key(), 0..6);
+    let ttl = option::weighted(0.8, 0_u64..60);
+    let advance = prop_oneof![12 => 1_i64..12, 2 => 12_i64..80, 1 => -10_i64..0];
+    let any_limits = || prop_oneof![15 => limits(1, 8, 120), 1 => limits(0, 8, 120)];
+    let reopened = option::of((memory_limits(kind), disk_limits(kind)));
+    let writes = prop_oneof![
+        12 => item().prop_map(Op::Insert),
+        3 => plain_item().prop_map(Op::InsertIfAbsent),
+        3 => vec(plain_item(), 0..6).prop_map(Op::InsertMany),
+        2 => (key(), ttl).prop_map(|(key, ttl)| Op::Touch(key, ttl)),
+    ];
+    let reads = prop_oneof![
+        12 => key().prop_map(Op::Get),
+        2 => key().prop_map(Op::View),
+        3 => key().prop_map(Op::GetInto),
+        2 => keys().prop_map(Op::GetMany),
+        2 => key().prop_map(Op::Peek),
+        1 => key().prop_map(Op::Contains),
+        1 => option::of(select(&PREFIXES[..])).prop_map(Op::Keys),
+        1 => Just(Op::Iter),
+    ];
+    let removals = prop_oneof![
+        4 => key().prop_map(Op::Remove),
+        2 => key().prop_map(Op::Invalidate),
+        2 => keys().prop_map(Op::RemoveMany),
+        1 => select(&PREFIXES[..]).prop_map(Op::InvalidatePrefix),
+        1 => Just(Op::Clear),
+    ];
+    let maintenance = prop_oneof![
+        6 => advance.prop_map(Op::Advance),
+        2 => any_limits().prop_map(Op::SetMemoryLimits),
+        1 => any_limits().prop_map(Op::SetDiskLimits),
+        1 => Just(Op::Purge),
+        3 => Just(Op::Flush),
+        1 => Just(Op::ResetStats),
+        1 => reopened.prop_map(Op::Reopen),
+    ];
+    prop_oneof![20 => writes, 20 => reads, 3 => removals, 9 => maintenance]
+}
+
+pub(super) fn step(kind: Kind) -> impl Strategy<Value = Step> {
+    let at = prop_oneof![
+        6 => Just(At::Clock),
+        2 => (-20_i64..20).prop_map(At::Near),
+        1 => select(&KEYS[..]).prop_map(At::Same),
+    ];
+    (op(kind), at).prop_map(|(op, at)| Step { op, at })
+}

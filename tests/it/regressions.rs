@@ -1,0 +1,153 @@
+//! One test per bug that was fixed.
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use larder::{
+    Builder, ByteCache, ManualClock, RemovalCause, Tier, Timestamp, WhenFull, WritePolicy,
+};
+
+/// Commits happen only when a call asks for one.
+const BY_HAND: WritePolicy = WritePolicy::Behind {
+    max_delay: Duration::from_secs(3_600),
+    max_pending_ops: 1 << 16,
+    max_pending_bytes: 1 << 20,
+    when_full: WhenFull::Block(Duration::from_secs(1)),
+};
+
+type Heard = Receiver<(Vec<u8>, Vec<u8>, Tier, RemovalCause)>;
+
+fn two_tier(folder: &Path) -> Builder<ByteCache> {
+    ByteCache::builder().path(folder.join("cache.larder")).write_policy(BY_HAND)
+}
+
+fn listening(builder: Builder<ByteCache>) -> (ByteCache, Heard) {
+    let (left, heard) = mpsc::channel();
+    let cache = builder
+        .eviction_listener(move |key, entry, cause| {
+            let _ = left.send((key, entry.to_vec(), entry.tier(), cause));
+        })
+        .open()
+        .unwrap();
+    (cache, heard)
+}
+
+/// The listener heard `Replaced` of an entry whose value was still in the cache.
+#[test]
+fn a_touched_entry_is_not_reported_as_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    for builder in [ByteCache::builder(), two_tier(folder.path())] {
+        let (cache, heard) = listening(builder);
+        cache.insert(b"key", b"value").unwrap();
+        assert!(cache.touch(b"key", None).unwrap());
+        assert!(cache.touch(b"key", Duration::from_secs(60)).unwrap());
+        cache.close().unwrap();
+        assert_eq!(heard.iter().next(), None);
+    }
+}
+
+/// The old value of a key of the batch was evicted to make room for another key of the batch, and
+/// then somebody else for the key itself.
+#[test]
+fn a_batch_evicts_none_of_the_values_that_it_replaces() {
+    let (cache, heard) = listening(ByteCache::builder().memory_max_entries(2));
+    cache.insert(b"z", b"old").unwrap();
+    cache.insert(b"other", b"1").unwrap();
+    cache.insert_many([(&b"a"[..], &b"2"[..]), (b"z", b"new!")]).unwrap();
+    assert_eq!(cache.stats().memory_evictions, 1);
+    cache.close().unwrap();
+    let causes: Vec<_> = heard.iter().map(|(key, .., cause)| (key, cause)).collect();
+    let evicted = (b"other".to_vec(), RemovalCause::Size);
+    // All are in before any leaves.
+    assert_eq!(causes, [(b"z".to_vec(), RemovalCause::Replaced), evicted]);
+}
+
+/// The new value of `z` lives on disk only, so there is room in memory for both others.
+#[test]
+fn a_batch_has_the_room_of_what_grows_out_of_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = two_tier(folder.path()).memory_max_bytes(20).open().unwrap();
+    cache.insert(b"a", b"123456789").unwrap();
+    cache.insert(b"z", b"123456789").unwrap();
+    cache.insert_many([(&b"b"[..], &b"123456789"[..]), (b"z", &[0; 30])]).unwrap();
+    assert_eq!(cache.stats().memory_evictions, 0);
+    assert_eq!(cache.peek(b"a").unwrap().unwrap().tier(), Tier::Memory);
+}
+
+/// `clear` asked for no commit, so it took as long as a write may be pending.
+#[test]
+fn clear_does_not_wait_for_the_delay_of_write_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = two_tier(folder.path()).open().unwrap();
+    cache.insert(b"key", b"value").unwrap();
+    let (done, cleared) = mpsc::channel();
+    let clearing = thread::spawn(move || done.send(cache.clear().unwrap()));
+    assert_eq!(cleared.recv_timeout(Duration::from_secs(60)), Ok(1));
+    clearing.join().unwrap().unwrap();
+}
+
+/// A get at an older time was forgotten when the entry left memory, until the next commit.
+#[test]
+fn recency_that_went_back_survives_leaving_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = two_tier(folder.path()).open().unwrap();
+    let at = Timestamp::from_secs;
+    cache.insert_at(b"key", b"value", at(9)).unwrap();
+    cache.get_at(b"key", at(4)).unwrap();
+    cache.set_memory_limits(Some(0), None).unwrap();
+    assert_eq!(cache.peek(b"key").unwrap().unwrap().accessed_at(), at(4));
+}
+
+/// A get at an older time came down after the insert that followed it.
+#[test]
+fn recency_that_went_back_is_gone_with_the_next_insert() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = two_tier(folder.path()).open().unwrap();
+    let at = Timestamp::from_secs;
+    cache.insert_at(b"key", b"value", at(9)).unwrap();
+    cache.get_at(b"key", at(4)).unwrap();
+    cache.insert_at(b"key", b"newer", at(10)).unwrap();
+    cache.insert_at(b"other", b"1", at(5)).unwrap();
+    cache.flush().unwrap();
+    cache.set_memory_limits(Some(0), None).unwrap();
+    assert_eq!(cache.peek(b"key").unwrap().unwrap().accessed_at(), at(10));
+    cache.set_disk_limits(Some(1), None).unwrap();
+    assert!(cache.contains_key(b"key").unwrap());
+}
+
+/// The sweep reported the copy in memory, and then the entry.
+#[test]
+fn an_entry_that_expires_in_both_tiers_is_reported_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(Timestamp::from_secs(1_000));
+    let builder = two_tier(folder.path()).disk_time_to_live(Duration::from_secs(60));
+    let (cache, heard) = listening(builder.clock(clock.clone()));
+    cache.insert(b"key", b"value").unwrap();
+    cache.flush().unwrap();
+    clock.advance(Duration::from_secs(61));
+    cache.purge_expired().unwrap();
+    let stats = cache.stats();
+    assert_eq!((stats.memory_expirations, stats.disk_expirations), (1, 1));
+    cache.close().unwrap();
+    let expired = (b"key".to_vec(), b"value".to_vec(), Tier::Disk, RemovalCause::Expired);
+    assert_eq!(heard.iter().collect::<Vec<_>>(), [expired]);
+}
+
+/// The writer reports what a put replaces on disk, and forgot to if a removal came before it.
+#[test]
+fn a_replaced_value_is_reported_though_its_key_was_removed_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = two_tier(folder.path()).open().unwrap();
+    cache.insert(b"key", b"first").unwrap();
+    cache.close().unwrap();
+    let (cache, heard) = listening(two_tier(folder.path()));
+    cache.insert(b"key", b"second").unwrap();
+    cache.remove(b"key").unwrap();
+    cache.close().unwrap();
+    let mut values: Vec<_> = heard.iter().map(|(_, value, _, cause)| (value, cause)).collect();
+    values.sort_by(|a, b| a.0.cmp(&b.0));
+    let first = (b"first".to_vec(), RemovalCause::Replaced);
+    assert_eq!(values, [first, (b"second".to_vec(), RemovalCause::Explicit)]);
+}
