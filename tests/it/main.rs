@@ -1,5 +1,8 @@
 //! Every behaviour, in one binary.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod history;
 mod model;
 mod regressions;
+mod support;
+mod threads;
