@@ -1,4 +1,5 @@
 //! smoke
+mod replay;
 use larder::*;
 #[test]
 fn smoke() {
