@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Random, Row, Scale, fill, keys, print, seconds};
+use common::{Key, Random, Row, Scale, fill, keys, print, seconds};
 use larder::ByteCache;
 
 const ENTRIES: usize = 200_000;
@@ -53,12 +53,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Inserts an entry per key; adds how long each call took.
-fn insert_all(cache: &ByteCache, keys: &[String], micros: &mut Vec<f64>) -> larder::Result<()> {
+fn insert_all(cache: &ByteCache, keys: &[Key], micros: &mut Vec<f64>) -> larder::Result<()> {
     let mut value = [0; VALUE_BYTES];
     for (number, key) in keys.iter().enumerate() {
         fill(&mut value, number);
         let mut outcome = Ok(());
-        micros.push(1e6 * seconds(|| outcome = cache.insert(key.as_bytes(), &value)));
+        micros.push(1e6 * seconds(|| outcome = cache.insert(key, &value)));
         outcome?;
     }
     Ok(())

@@ -5,7 +5,7 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{Random, Row, Scale, fill, keys, print, seconds};
+use common::{Key, Random, Row, Scale, fill, keys, print, seconds};
 use larder::ByteCache;
 
 const ENTRIES: usize = 100_000;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut value = [0; VALUE_BYTES];
     for (number, key) in keys.iter().enumerate() {
         fill(&mut value, number);
-        cache.insert(key.as_bytes(), &value)?;
+        cache.insert(key, &value)?;
     }
     cache.close()?;
 
@@ -73,10 +73,10 @@ enum Read {
 }
 
 /// Asks for all of `order`, which must be hits.
-fn ask(cache: &ByteCache, keys: &[String], order: &[usize], read: Read) -> larder::Result<()> {
+fn ask(cache: &ByteCache, keys: &[Key], order: &[usize], read: Read) -> larder::Result<()> {
     let mut buffer = Vec::new();
     for number in order {
-        let key = keys[*number].as_bytes();
+        let key = &keys[*number];
         let hit = match read {
             Read::Get => black_box(cache.get(key)?).is_some(),
             Read::GetInto => cache.get_into(key, &mut buffer)?,

@@ -4,7 +4,7 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{Random, Row, Scale, fill, keys, print, seconds};
+use common::{Key, Random, Row, Scale, fill, keys, print, seconds};
 use larder::ByteCache;
 
 const ENTRIES: usize = 10_000;
@@ -13,26 +13,26 @@ const HITS: usize = 4_000_000;
 const RUNS: usize = 7;
 
 /// One way to read the keys given; panics on a miss.
-type Read = fn(&ByteCache, &[String], &[u16]);
+type Read = fn(&ByteCache, &[Key], &[u16]);
 
-fn get(cache: &ByteCache, keys: &[String], order: &[u16]) {
+fn get(cache: &ByteCache, keys: &[Key], order: &[u16]) {
     for index in order {
-        let entry = cache.get(keys[usize::from(*index)].as_bytes());
+        let entry = cache.get(&keys[usize::from(*index)]);
         assert!(black_box(entry).is_ok_and(|found| found.is_some()));
     }
 }
 
-fn view(cache: &ByteCache, keys: &[String], order: &[u16]) {
+fn view(cache: &ByteCache, keys: &[Key], order: &[u16]) {
     for index in order {
-        let first = cache.view(keys[usize::from(*index)].as_bytes(), |value| value[0]);
+        let first = cache.view(&keys[usize::from(*index)], |value| value[0]);
         assert!(black_box(first).is_ok_and(|found| found.is_some()));
     }
 }
 
-fn get_into(cache: &ByteCache, keys: &[String], order: &[u16]) {
+fn get_into(cache: &ByteCache, keys: &[Key], order: &[u16]) {
     let mut buffer = Vec::new();
     for index in order {
-        let hit = cache.get_into(keys[usize::from(*index)].as_bytes(), &mut buffer);
+        let hit = cache.get_into(&keys[usize::from(*index)], &mut buffer);
         assert!(hit.is_ok_and(|hit| hit));
         black_box(&buffer);
     }
@@ -45,7 +45,7 @@ fn main() -> larder::Result<()> {
     let mut value = [0; VALUE_BYTES];
     for (number, key) in keys.iter().enumerate() {
         fill(&mut value, number);
-        cache.insert(key.as_bytes(), &value)?;
+        cache.insert(key, &value)?;
     }
     let mut random = Random(1);
     let order: Vec<u16> = (0..scale.of(HITS))

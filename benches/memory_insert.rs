@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Random, Row, Scale, fill, keys, print, seconds};
+use common::{Key, Random, Row, Scale, fill, keys, print, seconds};
 use larder::ByteCache;
 
 const ENTRIES: usize = 10_000;
@@ -32,20 +32,20 @@ fn zipf(count: usize) -> Vec<usize> {
 }
 
 /// Every key is new to a cache that is full of others.
-fn insert(cache: &ByteCache, keys: &[String], count: usize) -> larder::Result<()> {
+fn insert(cache: &ByteCache, keys: &[Key], count: usize) -> larder::Result<()> {
     let mut value = [0; VALUE_BYTES];
     fill(&mut value, count);
     for key in keys.iter().cycle().take(count) {
-        cache.insert(key.as_bytes(), &value)?;
+        cache.insert(key, &value)?;
     }
     Ok(())
 }
 
-fn get_or_insert(cache: &ByteCache, keys: &[String], requests: &[usize]) -> larder::Result<()> {
+fn get_or_insert(cache: &ByteCache, keys: &[Key], requests: &[usize]) -> larder::Result<()> {
     let mut value = [0; VALUE_BYTES];
     let mut buffer = Vec::new();
     for number in requests {
-        let key = keys[*number].as_bytes();
+        let key = &keys[*number];
         if !cache.get_into(key, &mut buffer)? {
             fill(&mut value, *number);
             cache.insert(key, &value)?;

@@ -4,5 +4,6 @@
 mod history;
 mod model;
 mod regressions;
+mod replay;
 mod support;
 mod threads;
