@@ -69,3 +69,8 @@ pub mod _design {}
 #[cfg(doc)]
 #[doc = include_str!("format.md")]
 pub mod _format {}
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

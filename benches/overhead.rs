@@ -1,0 +1,80 @@
+//! What an entry takes beyond its key and value bytes: memory by the resident size of the process,
+//! disk by the blocks that the file occupies. Linux only; elsewhere it prints nothing.
+
+mod common;
+
+use common::{Row, Scale, fill, keys, print};
+use larder::ByteCache;
+
+const ENTRIES: usize = 1_000_000;
+const DISK_ENTRIES: usize = 200_000;
+const PAGE_BYTES: f64 = 4_096.0;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let scale = Scale::from_args();
+    let mut memory = [64, 1_024].map(|bytes| (bytes, Row::new(name_of(bytes))));
+    for (bytes, row) in &mut memory {
+        let count = scale.of(ENTRIES);
+        let keys = keys(count);
+        let cache = ByteCache::builder().memory_max_entries(count as u64).open()?;
+        let Some(before) = resident_bytes() else { return Ok(()) };
+        insert_all(&cache, &keys, *bytes)?;
+        let after = resident_bytes().unwrap_or(before);
+        row.figures.push((after - before - number(cache.memory_bytes())) / number(count as u64));
+    }
+    print("bytes of memory on top of key and value, an entry", &mut memory.map(|(_, row)| row));
+
+    let mut disk = [64, 1_024, 16_384].map(|bytes| (bytes, Row::new(name_of(bytes))));
+    for (bytes, row) in &mut disk {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("overhead.larder");
+        let cache = ByteCache::builder().path(&path).memory_max_entries(1_000).open()?;
+        let count = scale.of(DISK_ENTRIES) / (*bytes / 1_024).max(1);
+        insert_all(&cache, &keys(count), *bytes)?;
+        cache.flush()?;
+        let live = number(cache.disk_bytes());
+        cache.close()?;
+        row.figures.push(occupied_bytes(&path)? / live);
+    }
+    print("bytes occupied per byte of key and value on disk", &mut disk.map(|(_, row)| row));
+    Ok(())
+}
+
+fn name_of(bytes: usize) -> &'static str {
+    match bytes {
+        64 => "values of 64 bytes",
+        1_024 => "values of 1 KiB",
+        _ => "values of 16 KiB",
+    }
+}
+
+fn insert_all(cache: &ByteCache, keys: &[common::Key], bytes: usize) -> larder::Result<()> {
+    let mut value = vec![0; bytes];
+    for (number, key) in keys.iter().enumerate() {
+        fill(&mut value, number);
+        cache.insert(key, &value)?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+/// The resident size of this process.
+fn resident_bytes() -> Option<f64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(pages.split(' ').nth(1)?.parse::<f64>().ok()? * PAGE_BYTES)
+}
+
+/// The blocks that a file occupies, which are fewer than its length where it is sparse.
+#[cfg(unix)]
+fn occupied_bytes(path: &std::path::Path) -> std::io::Result<f64> {
+    Ok(number(std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path)?) * 512))
+}
+
+#[cfg(not(unix))]
+fn occupied_bytes(path: &std::path::Path) -> std::io::Result<f64> {
+    Ok(number(std::fs::metadata(path)?.len()))
+}
