@@ -112,14 +112,14 @@ impl Walk {
             if self.failed {
                 return None;
             }
-            let key = match self.next_candidate(core) {
+            let key = match core.check_open().and_then(|()| self.next_candidate(core)) {
                 Ok(key) => key?,
                 Err(error) => {
                     self.failed = true;
                     return Some(Err(error));
                 }
             };
-            match core.check_open().and_then(|()| core.look(&key, core.now().as_nanos())) {
+            match core.look(&key, core.now().as_nanos()) {
                 Ok(Some(found)) => return Some(Ok(found)),
                 Ok(None) => {}
                 Err(error) => {
