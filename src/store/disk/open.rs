@@ -137,6 +137,9 @@ impl Opened {
     }
 }
 
+/// What a device or a pipe is.
+const NO_FILE: &str = "not a regular file; choose another path";
+
 /// Whether there is a file to open; an error if it is no file of ours.
 fn is_there(path: &Path) -> Result<bool> {
     let failed = |e: std::io::Error| {
@@ -144,15 +147,17 @@ fn is_there(path: &Path) -> Result<bool> {
             format!("cannot read {}: {e}; check the path and its permissions", path.display());
         Error::with_source(ErrorKind::Io, sentence, e)
     };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
+    // Before it is opened: that can wait for ever on a pipe.
+    let kind = match fs::metadata(path) {
+        Ok(metadata) => metadata.file_type(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(failed(e)),
     };
-    if file.metadata().map_err(failed)?.is_dir() {
-        let sentence = format!("{} is a folder; name a file in it", path.display());
-        return Err(Error::new(ErrorKind::Io, sentence));
+    if !kind.is_file() {
+        let what = if kind.is_dir() { "a folder; name a file in it" } else { NO_FILE };
+        return Err(Error::new(ErrorKind::Io, format!("{} is {what}", path.display())));
     }
+    let mut file = File::open(path).map_err(failed)?;
     let mut start = Vec::new();
     file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start).map_err(failed)?;
     if start.is_empty() {
