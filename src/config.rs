@@ -183,6 +183,9 @@ impl Config {
         if let Some((name, _)) = durations.iter().find(|d| d.1 == Some(Duration::ZERO)) {
             return Err(invalid(format!("{name} is 0, so nothing would be kept; leave it out")));
         }
+        if self.path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            return Err(invalid("path is empty; name a file, or leave it out"));
+        }
         self.validate_memory(self.memory)?;
         self.validate_disk(self.disk)?;
         if self.path.is_none() && self.disk_time_to_live.is_some() {
