@@ -1,6 +1,9 @@
 //! Every behaviour, in one binary.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod child;
+mod errors;
+mod files;
 mod history;
 mod model;
 mod regressions;
