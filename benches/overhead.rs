@@ -1,6 +1,7 @@
 //! What an entry takes beyond its key and value bytes: memory by the resident size of the process,
 //! disk by the blocks that the file occupies. Linux only; elsewhere it prints nothing.
 
+#[expect(dead_code, reason = "counts bytes, so times and chooses nothing")]
 mod common;
 
 use common::{Row, Scale, fill, keys, print};

@@ -180,6 +180,16 @@ impl<H: Weighed> Builder<H> {
         self
     }
 
+    /// How far write-behind may run ahead of the limits of a disk tier that is full, as one so-many-th
+    /// of the limit, 1 or more; at least 16 entries or 16 KiB. Entries leave the disk tier when writes
+    /// are committed, so until then it holds that much more; a write that would exceed it waits for a
+    /// commit. More makes writes to a small disk tier faster, less makes its hits more exact; `None`, or
+    /// [`WhenFull::Shed`](crate::WhenFull::Shed): the queue's own bounds only. Default: 64.
+    pub fn disk_slack(mut self, part: impl Into<Option<u32>>) -> Self {
+        self.config.disk_slack = part.into();
+        self
+    }
+
     /// What to do with a damaged file. Default: [`DamagePolicy::SetAside`].
     pub fn on_damage(mut self, policy: DamagePolicy) -> Self {
         self.config.on_damage = policy;

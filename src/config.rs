@@ -114,6 +114,8 @@ pub(crate) struct Config {
     pub(crate) max_key_bytes: usize,
     pub(crate) schema_version: u32,
     pub(crate) write_policy: WritePolicy,
+    /// The part of a disk limit (one so-many-th) that pending writes may exceed it by.
+    pub(crate) disk_slack: Option<u32>,
     pub(crate) on_damage: DamagePolicy,
     pub(crate) on_schema_mismatch: SchemaPolicy,
     pub(crate) error_policy: ErrorPolicy,
@@ -136,6 +138,7 @@ impl Default for Config {
             max_key_bytes: 256,
             schema_version: 0,
             write_policy: WritePolicy::default(),
+            disk_slack: Some(64),
             on_damage: DamagePolicy::default(),
             on_schema_mismatch: SchemaPolicy::default(),
             error_policy: ErrorPolicy::default(),
@@ -229,6 +232,9 @@ impl Config {
     }
 
     fn validate_policy(&self) -> Result<()> {
+        if self.disk_slack == Some(0) {
+            return Err(invalid("disk_slack is a 0th part of the limit; it starts at 1"));
+        }
         if let WritePolicy::Behind { max_pending_ops, max_pending_bytes, max_delay, .. } =
             self.write_policy
         {

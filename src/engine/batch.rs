@@ -13,6 +13,7 @@
 //! removal) then has to be taken back.
 
 use crate::engine::pending::{Below, Side, What};
+use crate::engine::queue::Load;
 use crate::engine::{Core, Garbage, Moment};
 use crate::entry::{InsertOptions, RemovalCause, Tier};
 use crate::error::Result;
@@ -74,10 +75,12 @@ impl Core {
         doubles: u64,
         garbage: &mut Garbage,
     ) -> Result<Option<u64>> {
-        let bytes = records.iter().map(Record::allocated_bytes).sum();
         let room = match &self.disk {
             None => None,
-            Some(disk) => self.room(disk, records.len(), bytes)?,
+            Some(disk) => {
+                let puts: Vec<Change> = records.iter().cloned().map(Change::Put).collect();
+                self.room(disk, Load::of_all(&puts))?
+            }
         };
         let limits = self.memory.limits();
         let hashes: Vec<KeyHash> = records.iter().map(|r| self.memory.hash(r.key())).collect();

@@ -126,9 +126,10 @@ impl Garbage {
     }
 }
 
-/// The number of touches above which a commit is asked for, though nothing else needs one.
-const TOUCHES_WANT_COMMIT: usize = 1 << 15;
-/// The number of touches above which a reader waits for the writer: about 64 bytes each.
+/// The number of touches above which a commit is asked for, though nothing else needs one: until then
+/// reads cost the writer nothing.
+const TOUCHES_WANT_COMMIT: usize = 1 << 17;
+/// The number of touches above which a reader waits for the writer: about 100 bytes each.
 const TOUCHES_MAX: usize = 1 << 18;
 
 impl Core {

@@ -12,18 +12,19 @@
 //!   shard's pending map in that same order.
 //! - **Q2** operations and bytes that are queued or being committed stay within the limits, except
 //!   for a batch larger than the queue, which goes alone, and for [`Queue::push_forced`].
-//! - **Q3** the writer takes everything that is queued, so a prefix, and a batch wholly.
+//! - **Q3** the writer takes a prefix of what is queued, and a batch wholly or not at all.
 //!
 //! # Concurrency
 //!
 //! One mutex, taken under a shard's lock by pushes; the writer never holds both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::record::Record;
 use crate::store::{Change, Op, Sweep};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::time::monotonic;
@@ -37,7 +38,47 @@ pub(crate) struct Bounds {
     pub(crate) delay: Duration,
 }
 
+/// What operations take up in the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) ops: usize,
+    pub(crate) bytes: usize,
+    /// What they may add to the disk tier's charge.
+    pub(crate) charge: u64,
+}
+
+impl Load {
+    pub(crate) const NONE: Self = Self { ops: 0, bytes: 0, charge: 0 };
+
+    pub(crate) fn of(op: &Change) -> Self {
+        let charge = if let Change::Put(record) = op { record.charge() } else { 0 };
+        let bytes = op.record().map_or(0, Record::allocated_bytes);
+        Self { ops: 1, bytes, charge }
+    }
+
+    pub(crate) fn of_all<'c>(changes: impl IntoIterator<Item = &'c Change>) -> Self {
+        changes.into_iter().fold(Self::NONE, |sum, change| sum.plus(Self::of(change)))
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            ops: self.ops + other.ops,
+            bytes: self.bytes.saturating_add(other.bytes),
+            charge: self.charge.saturating_add(other.charge),
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            ops: self.ops - other.ops,
+            bytes: self.bytes - other.bytes,
+            charge: self.charge.saturating_sub(other.charge),
+        }
+    }
+}
+
 /// A commit starts early when this part of the queue is used: the rest is for the time it takes.
+/// A commit takes that much at once, too, so that who waits for room does not wait long.
 const EARLY_FRACTION: usize = 4;
 
 /// The queue.
@@ -55,14 +96,13 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    queued: Vec<Op>,
+    queued: VecDeque<Op>,
     /// The last number given out.
     last: u64,
     /// Everything up to here is durable.
     durable: u64,
     /// Reserved, queued or being committed (Q2).
-    ops: usize,
-    bytes: usize,
+    load: Load,
     /// Callers that wait for room.
     waiting: usize,
     /// When the oldest operation was queued; `None` if there is none.
@@ -90,16 +130,14 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Room<'q> {
     queue: &'q Queue,
-    ops: usize,
-    bytes: usize,
+    load: Load,
 }
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        if self.ops + self.bytes > 0 {
+        if self.load != Load::NONE {
             let mut state = self.queue.state.lock();
-            state.ops -= self.ops;
-            state.bytes -= self.bytes;
+            state.load = state.load.minus(self.load);
             self.queue.progress.notify_all();
         }
     }
@@ -151,18 +189,25 @@ impl Queue {
         self.writer.get() == Some(&std::thread::current().id())
     }
 
-    /// Reserves room, waiting up to `patience` (Q2).
-    pub(crate) fn reserve(&self, ops: usize, bytes: usize, patience: Duration) -> Reserved<'_> {
+    /// Reserves room, waiting up to `patience` (Q2). `ahead` tells how much may be pending for the
+    /// sake of the disk tier's limits.
+    pub(crate) fn reserve(
+        &self,
+        load: Load,
+        patience: Duration,
+        ahead: impl Fn() -> Load,
+    ) -> Reserved<'_> {
         let mut state = self.state.lock();
         let mut deadline = None;
         loop {
-            let alone = state.ops == 0;
-            let fits = state.ops + ops <= self.bounds.ops_max
-                && state.bytes.saturating_add(bytes) <= self.bounds.bytes_max;
+            let (sum, ahead) = (state.load.plus(load), ahead());
+            let fits = sum.ops <= self.bounds.ops_max.min(ahead.ops)
+                && sum.bytes <= self.bounds.bytes_max
+                && sum.charge <= ahead.charge;
+            let alone = state.load.ops == 0;
             if fits || alone || self.is_writer() {
-                state.ops += ops;
-                state.bytes += bytes;
-                return Reserved::Room(Room { queue: self, ops, bytes });
+                state.load = sum;
+                return Reserved::Room(Room { queue: self, load });
             }
             if state.failing.is_some() || state.closed {
                 return Reserved::Failing;
@@ -186,25 +231,21 @@ impl Queue {
     /// Queues an operation in the room that was reserved for it; gives its number (Q1: under the
     /// lock of the key's shard).
     pub(crate) fn push(&self, mut room: Room<'_>, change: Change, reported: bool) -> u64 {
-        room.ops = 0;
-        room.bytes = 0;
-        self.push_forced_counted(change, reported, false)
+        room.load = Load::NONE;
+        self.queue_up(self.state.lock(), change, reported)
     }
 
     /// Queues an operation that cannot wait, small and rare: what a read has to remove (Q2).
     pub(crate) fn push_forced(&self, change: Change) -> u64 {
-        self.push_forced_counted(change, true, true)
+        let mut state = self.state.lock();
+        state.load = state.load.plus(Load::of(&change));
+        self.queue_up(state, change, true)
     }
 
-    fn push_forced_counted(&self, change: Change, reported: bool, count: bool) -> u64 {
-        let mut state = self.state.lock();
-        if count {
-            state.ops += 1;
-            state.bytes += bytes_of(&change);
-        }
+    fn queue_up(&self, mut state: MutexGuard<'_, State>, change: Change, reported: bool) -> u64 {
         state.last += 1;
         let seq = state.last;
-        state.queued.push(Op { seq, change, reported });
+        state.queued.push_back(Op { seq, change, reported, joined: false });
         self.wake_if_due(state);
         seq
     }
@@ -224,31 +265,33 @@ impl Queue {
 
     fn is_early(&self, state: &State) -> bool {
         self.bounds.delay.is_zero()
-            || state.ops >= self.bounds.ops_max / EARLY_FRACTION
-            || state.bytes >= self.bounds.bytes_max / EARLY_FRACTION
+            || state.load.ops >= self.bounds.ops_max / EARLY_FRACTION
+            || state.load.bytes >= self.bounds.bytes_max / EARLY_FRACTION
     }
 
     /// Queues the operations of a batch, one behind the other and in one commit (Q3); gives the number
     /// of the first.
     pub(crate) fn push_all(&self, mut room: Room<'_>, changes: Vec<(Change, bool)>) -> u64 {
-        (room.ops, room.bytes) = (0, 0);
+        room.load = Load::NONE;
         let mut state = self.state.lock();
         let first = state.last + 1;
         for (change, reported) in changes {
             state.last += 1;
             let seq = state.last;
-            state.queued.push(Op { seq, change, reported });
+            state.queued.push_back(Op { seq, change, reported, joined: true });
+        }
+        if let Some(last) = state.queued.back_mut() {
+            last.joined = false;
         }
         self.wake_if_due(state);
         first
     }
 
     /// Room for an operation that may not wait.
-    pub(crate) fn force_room(&self, ops: usize, bytes: usize) -> Room<'_> {
+    pub(crate) fn force_room(&self, load: Load) -> Room<'_> {
         let mut state = self.state.lock();
-        state.ops += ops;
-        state.bytes += bytes;
-        Room { queue: self, ops, bytes }
+        state.load = state.load.plus(load);
+        Room { queue: self, load }
     }
 
     /// Waits until everything up to `seq` is durable; an error as soon as the disk fails.
@@ -357,7 +400,7 @@ impl Queue {
     /// Operations and bytes that are acknowledged and not durable.
     pub(crate) fn pending(&self) -> (u64, u64) {
         let state = self.state.lock();
-        (state.ops as u64, state.bytes as u64)
+        (state.load.ops as u64, state.load.bytes as u64)
     }
 
     /// Tells the writer to finish what is queued and end.
@@ -379,7 +422,7 @@ impl Queue {
                 self.is_early(&state) || state.waiting > 0 || monotonic() >= due
             });
             if commit || asked {
-                return take(&mut state);
+                return take(&mut state, self.bounds);
             }
             if let Some(due) = due {
                 let _ = self.work.wait_until(&mut state, due);
@@ -393,8 +436,7 @@ impl Queue {
     pub(crate) fn done(&self, work: &Work, cleared: &[u64]) {
         let mut state = self.state.lock();
         state.durable = state.durable.max(work.number);
-        state.ops -= work.ops.len();
-        state.bytes -= work.ops.iter().map(|op| bytes_of(&op.change)).sum::<usize>();
+        state.load = state.load.minus(Load::of_all(work.ops.iter().map(|op| &op.change)));
         let clears = work.ops.iter().filter(|op| matches!(op.change, Change::Clear));
         state.cleared.extend(clears.map(|op| op.seq).zip(cleared.iter().copied()));
         state.failing = None;
@@ -451,23 +493,38 @@ fn not_durable(reason: &str) -> Error {
     )
 }
 
-/// What an operation counts in the queue.
-pub(crate) fn bytes_of(change: &Change) -> usize {
-    change.record().map_or(0, crate::record::Record::allocated_bytes)
-}
-
-/// Takes everything that is queued.
-fn take(state: &mut State) -> Work {
-    state.oldest = None;
-    state.hurry = false;
-    state.last += 1;
+/// Takes what is queued, up to the limits of one commit, and no batch in part (Q3).
+fn take(state: &mut State, bounds: Bounds) -> Work {
+    let (mut ops, mut load) = (Vec::new(), Load::NONE);
+    let mut joined = false;
+    while let Some(op) = state.queued.pop_front() {
+        joined = op.joined;
+        load = load.plus(Load::of(&op.change));
+        ops.push(op);
+        let full = load.ops >= bounds.ops_max / EARLY_FRACTION
+            || load.bytes >= bounds.bytes_max / EARLY_FRACTION;
+        if full && !joined {
+            break;
+        }
+    }
+    debug_assert!(!joined, "Q3: batches are queued whole");
+    let all = state.queued.is_empty();
+    if all {
+        state.last += 1;
+    }
+    let number = if all { state.last } else { ops.last().map_or(state.last, |op| op.seq) };
+    if all {
+        state.oldest = None;
+        state.hurry = false;
+    }
     let swept = state.sweep_asked;
     Work {
-        ops: std::mem::take(&mut state.queued),
-        number: state.last,
-        flush: Some(state.flush_asked).filter(|asked| *asked > state.flush_done),
+        ops,
+        number,
+        // What asks for everything is answered with the last part.
+        flush: Some(state.flush_asked).filter(|asked| all && *asked > state.flush_done),
         sweep: state.sweep.take().map(|sweep| (sweep, swept)),
         suspect: state.suspect.take(),
-        close: state.closing,
+        close: all && state.closing,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::ErrorPolicy;
 use crate::engine::pending::{Below, Side, What};
-use crate::engine::queue::Room;
+use crate::engine::queue::{Load, Room};
 use crate::engine::read::Seen;
 use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{Found, RemovalCause, Tier};
@@ -52,7 +52,7 @@ impl Core {
             return Ok(Taken { found, seq: None });
         };
         let name = Record::of_key(key);
-        let mut room = self.room(disk, 1, name.allocated_bytes())?;
+        let mut room = self.room(disk, Load::of(&Change::Remove(name.clone())))?;
         loop {
             let mut locked = self.memory.lock(hash);
             if let Some(id) = locked.shard.find(hash, key) {
@@ -176,17 +176,17 @@ impl Core {
         if present.is_empty() {
             return Ok(0);
         }
-        let bytes = present.iter().map(|(_, name, _)| name.allocated_bytes()).sum();
+        let removals: Vec<(Change, bool)> =
+            present.iter().map(|(_, name, _)| (Change::Remove(name.clone()), true)).collect();
         let room = match &self.disk {
             None => None,
-            Some(disk) => self.room(disk, present.len(), bytes)?,
+            Some(disk) => self.room(disk, Load::of_all(removals.iter().map(|r| &r.0)))?,
         };
         let mut garbage = Garbage::default();
         let mut all = self.memory.lock_all();
         let (mut seqs, count) = (None, present.len() as u64);
         if let (Some(disk), Some(room)) = (&self.disk, room) {
-            let removals = present.iter().map(|(_, name, _)| (Change::Remove(name.clone()), true));
-            seqs = Some(disk.queue.push_all(room, removals.collect()));
+            seqs = Some(disk.queue.push_all(room, removals));
         }
         let mut there = 0;
         for (index, (hash, name, found)) in present.into_iter().enumerate() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
 use crate::engine::pending::{Below, CLEARED_IN_DOUBT, Side, What};
-use crate::engine::queue::{Reserved, Room};
+use crate::engine::queue::{Load, Reserved, Room};
 use crate::engine::read::Seen;
 use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{InsertOptions, RemovalCause, Tier};
@@ -19,6 +19,11 @@ use crate::memory::{Locked, NOT_BELOW};
 use crate::record::{CHARGE_MAX, Draft, Record, VALUE_BYTES_MAX};
 use crate::store::Change;
 use crate::trace::trace_op;
+
+/// Below this a commit would cost more than what the exactness of a tiny disk tier is worth.
+const SLACK_OPS_MIN: u64 = 16;
+/// Likewise in bytes.
+const SLACK_BYTES_MIN: u64 = 16 << 10;
 
 /// What must hold of the key for a write to go in.
 #[derive(Debug)]
@@ -228,9 +233,7 @@ impl Core {
         let mut garbage = Garbage::default();
         let ticket = match &self.disk {
             None => Ticket::NoDisk,
-            Some(disk) => {
-                self.ticket(disk, 1, write.record.allocated_bytes(), write.record.key())?
-            }
+            Some(disk) => self.ticket(disk, &write.record)?,
         };
         let entered = self.place(write, ticket, &mut garbage);
         self.dispose(garbage);
@@ -242,13 +245,7 @@ impl Core {
     }
 
     /// Asks the queue for room, as the policy says.
-    fn ticket<'d>(
-        &self,
-        disk: &'d DiskSide,
-        ops: usize,
-        bytes: usize,
-        key: &[u8],
-    ) -> Result<Ticket<'d>> {
+    fn ticket<'d>(&self, disk: &'d DiskSide, record: &Record) -> Result<Ticket<'d>> {
         let when_full = match self.config.write_policy {
             WritePolicy::Through => WhenFull::default(),
             WritePolicy::Behind { when_full, .. } => when_full,
@@ -257,15 +254,16 @@ impl Core {
             WhenFull::Block(patience) => patience,
             WhenFull::Shed => Duration::ZERO,
         };
-        match disk.queue.reserve(ops, bytes, patience) {
+        let load = Load::of(&Change::Put(record.clone()));
+        match disk.queue.reserve(load, patience, || self.ahead(disk)) {
             Reserved::Room(room) => Ok(Ticket::Room(room)),
             Reserved::Failing => match self.config.error_policy {
                 ErrorPolicy::Degrade => Ok(Ticket::Lost),
                 ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(Error::closed)),
             },
             Reserved::Full if when_full == WhenFull::Shed => {
-                let bytes = Record::of_key(key).allocated_bytes();
-                Ok(Ticket::Shed(disk.queue.force_room(1, bytes)))
+                let load = Load::of(&Change::Remove(Record::of_key(record.key())));
+                Ok(Ticket::Shed(disk.queue.force_room(load)))
             }
             Reserved::Full => {
                 self.counts.rejected.add(1);
@@ -275,12 +273,7 @@ impl Core {
     }
 
     /// Room for operations that may not be shed: removals and batches.
-    pub(super) fn room<'d>(
-        &self,
-        disk: &'d DiskSide,
-        ops: usize,
-        bytes: usize,
-    ) -> Result<Option<Room<'d>>> {
+    pub(super) fn room<'d>(&self, disk: &'d DiskSide, load: Load) -> Result<Option<Room<'d>>> {
         let patience = match self.config.write_policy {
             WritePolicy::Behind { when_full: WhenFull::Block(patience), .. } => patience,
             WritePolicy::Through | WritePolicy::Behind { when_full: WhenFull::Shed, .. } => {
@@ -290,13 +283,39 @@ impl Core {
                 }
             }
         };
-        match disk.queue.reserve(ops, bytes, patience) {
+        match disk.queue.reserve(load, patience, || self.ahead(disk)) {
             Reserved::Room(room) => Ok(Some(room)),
             Reserved::Full => Err(busy(disk, patience)),
             Reserved::Failing => match self.config.error_policy {
                 ErrorPolicy::Degrade => Ok(None),
                 ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(Error::closed)),
             },
+        }
+    }
+
+    fn sheds(&self) -> bool {
+        let policy = self.config.write_policy;
+        matches!(policy, WritePolicy::Behind { when_full: WhenFull::Shed, .. })
+    }
+
+    /// How much may be pending: what is free below the disk tier's limits, and a small share of them.
+    /// Evictions happen in the commit; without this, a queue that holds as much as a small disk tier
+    /// would make it look twice as large.
+    fn ahead(&self, disk: &DiskSide) -> Load {
+        let (limits, (entries, bytes)) = (*disk.limits.lock(), disk.disk.held());
+        let slack = |max: u64, least: u64| match self.config.disk_slack {
+            Some(part) if !self.sheds() => (max / u64::from(part)).max(least),
+            // Who sheds does not want to wait.
+            Some(_) | None => u64::MAX,
+        };
+        let room = |max: Option<u64>, held: u64, least: u64| {
+            max.map_or(u64::MAX, |max| max.saturating_sub(held).saturating_add(slack(max, least)))
+        };
+        Load {
+            ops: usize::try_from(room(limits.entries, entries, SLACK_OPS_MIN))
+                .unwrap_or(usize::MAX),
+            bytes: usize::MAX,
+            charge: room(limits.bytes, bytes, SLACK_BYTES_MIN),
         }
     }
 

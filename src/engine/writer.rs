@@ -80,7 +80,7 @@ impl Core {
         let doubted = self.take_doubt(disk, work.number);
         let mut ops = Cow::Borrowed(work.ops.as_slice());
         if doubted {
-            let clear = Op { seq: 0, change: Change::Clear, reported: true };
+            let clear = Op { seq: 0, change: Change::Clear, reported: true, joined: true };
             ops.to_mut().insert(0, clear);
         }
         let mut touches = self.take_touches(disk, work.number);

@@ -37,6 +37,8 @@ pub(crate) struct Op {
     pub(crate) change: Change,
     /// Whether the value that a put replaces was reported to the listener already.
     pub(crate) reported: bool,
+    /// Whether the next operation belongs to the same batch of the user's.
+    pub(crate) joined: bool,
 }
 
 /// The recency of an entry that was read since it was written.

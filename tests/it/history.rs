@@ -211,7 +211,8 @@ fn the_checker_accepts_what_can_have_happened() {
 #[test]
 fn the_checker_catches_what_cannot_have_happened() {
     use What::{Gone, Put, Saw, SawNothing, SawSome};
-    let wrong: &[(&str, &[(u64, u64, What)])] = &[
+    type Rows = [(u64, u64, What)];
+    let wrong: &[(&str, &Rows)] = &[
         ("lost", &[(1, 2, Put(1)), (3, 4, SawNothing)]),
         ("stale", &[(1, 2, Put(1)), (3, 4, Put(2)), (5, 6, Saw(1))]),
         ("back from removal", &[(1, 2, Put(1)), (3, 4, Gone), (5, 6, Saw(1))]),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Random numbers from a seed (SplitMix64, Steele et al., 2014).
+/// Random numbers from a seed (`SplitMix64`, Steele et al., 2014).
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);
 
@@ -26,6 +26,11 @@ impl Rng {
         self.next() % n
     }
 
+    /// A place among `n`.
+    pub(crate) fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).unwrap()
+    }
+
     /// One of `n` keys, the small ones more often.
     pub(crate) fn key(&mut self, n: u8) -> u8 {
         let (a, b) = (self.below(n.into()), self.below(n.into()));
@@ -38,6 +43,7 @@ pub(crate) fn number_from_env(name: &str) -> Option<u64> {
 }
 
 /// `LARDER_SEED`, or another one each time; tests print it when they fail.
+#[expect(clippy::print_stdout, reason = "shown when a test fails")]
 pub(crate) fn seed() -> u64 {
     let seed = number_from_env("LARDER_SEED");
     let seed = seed.unwrap_or_else(|| larder::Timestamp::now().as_nanos());

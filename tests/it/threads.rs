@@ -8,7 +8,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use larder::{
@@ -32,7 +32,7 @@ fn key(n: u8) -> [u8; 2] {
 fn value(n: u8, id: WriteId, rng: &mut Rng) -> Vec<u8> {
     let mut bytes = vec![n];
     bytes.extend(id.to_le_bytes());
-    bytes.resize(9 + rng.below(64) as usize, n);
+    bytes.resize(9 + rng.index(64), n);
     bytes
 }
 
@@ -460,7 +460,9 @@ fn run(case: &Case) {
         let finished: Vec<_> =
             workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         stop.store(true, Ordering::Release);
-        finished.into_iter().for_each(|finished| done.add(finished.unwrap()));
+        for finished in finished {
+            done.add(finished.unwrap());
+        }
         assert!(watcher.join().unwrap() > 0);
     });
     at_rest(case, &cache, &done);
@@ -590,6 +592,43 @@ fn batches_and_clears_are_not_overtaken_by_what_rests_on_older_values() {
     });
 }
 
+/// A clear that comes while a batch is put in place: what memory has afterwards, the disk has too.
+#[test]
+fn a_clear_in_the_midst_of_a_batch_leaves_the_tiers_agreed() {
+    const ROUNDS: u8 = 60;
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    let watchdog = Watchdog::start(format!("a clear in a batch, LARDER_SEED={seed}"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.larder");
+    let policy = behind(1, 1 << 16, WhenFull::default());
+    let builder = ByteCache::builder().path(path).shards(64).write_policy(policy);
+    let cache = builder.open().unwrap();
+    for _ in 0..ROUNDS {
+        let keys: Vec<[u8; 3]> = (0..200).map(|n| [b'k', n, 0]).collect();
+        let (start, pause) = (Barrier::new(3), rng.below(400));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                cache.insert_many(keys.iter().map(|key| (&key[..], &b"value"[..]))).unwrap();
+            });
+            scope.spawn(|| {
+                start.wait();
+                // The batch is made ready meanwhile.
+                let looks = (0..pause).filter(|_| cache.contains_key(b"other").unwrap());
+                assert_eq!(looks.count(), 0);
+                cache.clear().unwrap();
+            });
+            start.wait();
+        });
+        cache.flush().unwrap();
+        let there = keys.iter().filter(|key| cache.peek(&key[..]).unwrap().is_some()).count();
+        let there = there as u64;
+        assert_eq!((cache.disk_len(), cache.len(), cache.memory_len()), (there, there, there));
+    }
+    drop(watchdog);
+}
+
 /// The order of eviction is that of operations that follow each other, whichever threads they are on.
 #[test]
 fn order_across_threads_is_that_of_what_happened_before() {
@@ -609,6 +648,8 @@ fn order_across_threads_is_that_of_what_happened_before() {
         }
         let cache = builder.open().unwrap();
         let order = pass_a_baton(&cache, seed ^ shards as u64);
+        // What the writer still has to report of the time before.
+        cache.flush().unwrap();
         left.lock().unwrap().clear();
         let mut evicted = Vec::new();
         for keep in (1..order.len() as u64).rev() {
@@ -647,7 +688,7 @@ fn pass_a_baton(cache: &ByteCache, seed: u64) -> Vec<u8> {
                     if order.is_empty() {
                         break;
                     }
-                    for _ in 0..1 + rng.below(4) {
+                    for _ in 0..=rng.below(4) {
                         let n = rng.key(KEYS);
                         match rng.below(3) {
                             0 => cache.insert(&key(n), b"again").unwrap(),
@@ -659,10 +700,12 @@ fn pass_a_baton(cache: &ByteCache, seed: u64) -> Vec<u8> {
                     }
                     if left.fetch_sub(1, Ordering::Relaxed) == 1 {
                         give_back.send(order).unwrap();
-                        senders.iter().for_each(|s| s.send((Vec::new(), Rng::new(0))).unwrap());
+                        for sender in &senders {
+                            sender.send((Vec::new(), Rng::new(0))).unwrap();
+                        }
                         break;
                     }
-                    let next = rng.below(HANDS as u64) as usize;
+                    let next = rng.index(HANDS);
                     senders[next].send((order, rng)).unwrap();
                 }
             });
