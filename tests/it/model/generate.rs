@@ -24,7 +24,7 @@ fn disk_limits(kind: Kind) -> impl Strategy<Value = Limits> {
     })
 }
 
-pub(super) fn options(kind: Kind) -> impl Strategy<Value = Options> {
+fn options(kind: Kind) -> impl Strategy<Value = Options> {
     let disk = kind != Kind::MemoryOnly;
     (
         select(vec![1_usize, 2, 8, 64]),
@@ -108,22 +108,44 @@ fn op(kind: Kind) -> impl Strategy<Value = Op> {
         1 => Just(Op::Clear),
     ];
     let maintenance = prop_oneof![
-        6 => advance.prop_map(Op::Advance),
+        5 => advance.prop_map(Op::Advance),
+        4 => (key(), any::<bool>()).prop_map(|(key, over)| Op::AdvanceTo(key, over)),
         2 => any_limits().prop_map(Op::SetMemoryLimits),
         1 => any_limits().prop_map(Op::SetDiskLimits),
-        1 => Just(Op::Purge),
+        2 => Just(Op::Purge),
         3 => Just(Op::Flush),
         1 => Just(Op::ResetStats),
         1 => reopened.prop_map(Op::Reopen),
     ];
-    prop_oneof![20 => writes, 20 => reads, 3 => removals, 9 => maintenance]
+    prop_oneof![20 => writes, 20 => reads, 3 => removals, 10 => maintenance]
 }
 
-pub(super) fn step(kind: Kind) -> impl Strategy<Value = Step> {
+fn step(kind: Kind) -> impl Strategy<Value = Step> {
     let at = prop_oneof![
         6 => Just(At::Clock),
         2 => (-20_i64..20).prop_map(At::Near),
         1 => select(&KEYS[..]).prop_map(At::Same),
     ];
     (op(kind), at).prop_map(|(op, at)| Step { op, at })
+}
+
+/// Options, and some steps, at most this many.
+pub(super) fn case(kind: Kind, steps: usize) -> impl Strategy<Value = (Options, Vec<Step>)> {
+    (options(kind), vec(step(kind), 1..=steps))
+}
+
+/// This many steps of a cache on disk, with a flush after every few, in which the disk has no limits
+/// and is not cleared.
+pub(super) fn long_case(
+    steps: usize,
+    between: usize,
+) -> impl Strategy<Value = (Options, Vec<Step>)> {
+    let stays = |step: &Step| !matches!(step.op, Op::Clear | Op::SetDiskLimits(_) | Op::Reopen(_));
+    let steps = vec(step(Kind::Behind).prop_filter("empties the disk", stays), steps);
+    (options(Kind::Behind), steps).prop_map(move |(options, steps)| {
+        let flush = || Step { op: Op::Flush, at: At::Clock };
+        let few = steps.chunks(between).flat_map(|few| few.iter().cloned().chain([flush()]));
+        let unlimited = Options { disk_limits: Limits::default(), ..options };
+        (unlimited, few.collect())
+    })
 }

@@ -61,6 +61,15 @@ impl Model {
         self.entries.get(key.as_bytes()).map(|e| e.stamp)
     }
 
+    /// How far the last moment is at which a time of this entry that is running is not over.
+    pub(super) fn until_over(&self, key: &str) -> Option<i64> {
+        let e = self.entries.get(key.as_bytes())?;
+        let idle = e.stamp.saturating_add(self.options.time_to_idle.unwrap_or(NEVER));
+        let times = [Some(e.deadline), Some(idle), e.memory].into_iter().flatten();
+        let next = times.filter(|at| *at != NEVER && *at >= self.now).min()?;
+        i64::try_from(next - self.now).ok()
+    }
+
     /// What the cache holds: entries and bytes in memory, entries and bytes on disk, all entries.
     pub(super) fn held(&self) -> [u64; 5] {
         let memory = || self.entries.values().filter(|e| e.memory.is_some());
