@@ -20,7 +20,7 @@ const BY_HAND: WritePolicy = WritePolicy::Behind {
 type Heard = Receiver<(Vec<u8>, Vec<u8>, Tier, RemovalCause)>;
 
 fn two_tier(folder: &Path) -> Builder<ByteCache> {
-    ByteCache::builder().path(folder.join("cache.larder")).write_policy(BY_HAND)
+    ByteCache::builder().path(folder.join("cache.larder")).write_policy(BY_HAND).disk_slack(None)
 }
 
 fn listening(builder: Builder<ByteCache>) -> (ByteCache, Heard) {

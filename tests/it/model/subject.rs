@@ -248,7 +248,8 @@ fn open(
             }
         };
         let path = folder.join("model.larder");
-        builder = builder.path(path).write_policy(policy).disk_cache_bytes(1 << 20);
+        builder =
+            builder.path(path).write_policy(policy).disk_cache_bytes(1 << 20).disk_slack(None);
         if let Some(max) = options.disk_limits.entries {
             builder = builder.disk_max_entries(max);
         }
