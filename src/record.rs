@@ -8,18 +8,24 @@
 //!
 //! ```text
 //! allocation, 16-byte aligned
-//! |refs 4|row_len 4|--- row, as on disk -------------------------------------|--- key ---|
-//!                  |crc 4|ver 1|flags 1|key_len 2|value_len 4|schema 4|stamp 8|
-//!                  |[created 8][deadline 8][charge 8][attrs_len 8]| pad |value|[attributes]|
+//! | pad |--- key ---|refs 4|row_len 4|--- row, as on disk -----------------------------------------|
+//!                   ^ the handle's pointer, 16-byte aligned
+//!                                    |crc 4|ver 1|flags 1|key_len 2|value_len 4|schema 4|stamp 8|
+//!                                    |[created 8][deadline 8][charge 8][attrs_len 8]| pad |
+//!                                    |value|[attributes]|
 //! ```
 //!
+//! The key is in front so that comparing it touches the cache line that the counter and the header
+//! are on, whatever the size of the value.
+//!
 //! The four words in brackets are there when their flag is set. Padding is zero and puts the value
-//! on a multiple of 16 from the start of the allocation. Integers are little-endian. The checksum
+//! on a multiple of 16 from the pointer. Integers are little-endian. The checksum
 //! is CRC-32 (IEEE) over the key and the row after the checksum. `format.md` has the same in prose.
 //!
 //! # Invariants
 //!
-//! - **R1** `ptr` points to an allocation of `layout(row_len, key_len)`, initialised throughout.
+//! - **R1** `ptr` points `lead(key_len)` bytes into an allocation of `size_of_allocation(row_len,
+//!   key_len)` bytes, all initialised except for the padding in front of the key.
 //! - **R2** the bytes behind the counter are never written once a second handle can exist.
 //! - **R3** the lengths in the header agree with `row_len`: header, padding, value and attributes
 //!   fill the row exactly, and attributes parse.
@@ -191,8 +197,13 @@ fn checksum(key: &[u8], head: &[u8], rest: [&[u8]; 2]) -> u32 {
     crc.finalize()
 }
 
+/// Bytes in front of the handle's pointer: the key, padded.
+fn lead(key_len: usize) -> usize {
+    key_len.next_multiple_of(ALIGN)
+}
+
 fn size_of_allocation(row_len: usize, key_len: usize) -> usize {
-    CONTROL + row_len + key_len
+    lead(key_len) + CONTROL + row_len
 }
 
 /// The layout of an allocation of `size` bytes.
@@ -286,18 +297,21 @@ impl Record {
         let row_len = u32::try_from(row_len).unwrap_or_else(|_| unreachable!("R1: bounded"));
         // SAFETY: the size is at least `CONTROL`, so not zero.
         let raw = unsafe { alloc::alloc(layout) };
-        let Some(ptr) = NonNull::new(raw) else { alloc::handle_alloc_error(layout) };
-        // SAFETY: the allocation is 16-aligned and has `CONTROL` bytes; nobody else has it yet.
+        let Some(base) = NonNull::new(raw) else { alloc::handle_alloc_error(layout) };
+        // SAFETY: `lead` is inside the allocation, which has `CONTROL` bytes more.
+        let ptr = unsafe { base.add(lead(key.len())) };
+        // SAFETY: `ptr` is 16-aligned, as the allocation and `lead` are; nobody else has it yet.
         unsafe { ptr.cast::<AtomicU32>().write(AtomicU32::new(1)) };
-        // SAFETY: 4 is inside the allocation's `CONTROL` bytes.
+        // SAFETY: 4 is inside the control bytes.
         let len_at = unsafe { ptr.add(4) };
         // SAFETY: as above, and 4 keeps the alignment of a u32.
         unsafe { len_at.cast::<u32>().write(row_len) };
-        let mut at = CONTROL;
-        for part in parts.into_iter().chain([key]) {
+        let mut at = lead(key.len()) - key.len();
+        for (part, gap) in [key].into_iter().chain(parts).zip([0, CONTROL, 0, 0]) {
+            at += gap;
             assert!(at + part.len() <= layout.size(), "R1: parts fit the allocation");
             // SAFETY: `at` is inside the allocation, or its end where `part` is empty.
-            let target = unsafe { ptr.add(at) };
+            let target = unsafe { base.add(at) };
             // SAFETY: `part.len()` bytes fit behind `at` by the assertion; a fresh allocation
             // overlaps nothing.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(part).cast(), part.len()) };
@@ -319,7 +333,7 @@ impl Record {
     ///
     /// # Safety
     ///
-    /// - `at + len` is at most `row_len() + key_len()`.
+    /// - `at + len` is at most `row_len()`.
     unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
         // SAFETY: R1 and the caller's promise: inside the allocation.
         let start = unsafe { self.ptr.add(CONTROL + at) };
@@ -349,8 +363,11 @@ impl Record {
 
     /// The key's bytes.
     pub(crate) fn key(&self) -> &[u8] {
-        // SAFETY: R1: the key follows the row and has `key_len` bytes.
-        unsafe { self.bytes(self.row_len(), self.key_len()) }
+        let len = self.key_len();
+        // SAFETY: R1: the key's bytes are right in front of the pointer.
+        let start = unsafe { self.ptr.sub(len) };
+        // SAFETY: R1 and R2: initialised, immutable, alive for as long as this handle.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 
     /// The value's bytes, 16-byte aligned.
@@ -445,9 +462,11 @@ impl Drop for Record {
         }
         fence(Ordering::Acquire);
         let layout = layout(self.allocated_bytes());
+        // SAFETY: R1: the allocation starts there.
+        let base = unsafe { self.ptr.sub(lead(self.key_len())) };
         // SAFETY: R4: this was the last handle. R1: the allocation was made with this very layout,
         // whose lengths have not changed (R2).
-        unsafe { alloc::dealloc(self.ptr.as_ptr(), layout) };
+        unsafe { alloc::dealloc(base.as_ptr(), layout) };
     }
 }
 
