@@ -18,6 +18,7 @@ use crate::stats::{Limits, SharedCounts};
 use crate::store::disk::{OnDamage, OnOtherType, Opened, Options, Writer};
 use crate::sync::Mutex;
 use crate::time::{Ticker, nanos_of};
+use crate::trace::trace_op;
 
 /// What a file of this cache holds.
 #[derive(Debug, Clone)]
@@ -204,7 +205,9 @@ impl Core {
     /// Returns when everything acknowledged so far is durable, recency included.
     pub(crate) fn flush(&self) -> Result<()> {
         self.check_open()?;
-        self.disk.as_ref().map_or(Ok(()), |disk| disk.queue.flush())
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.queue.flush())?;
+        trace_op!("flush", b"", "done", self.lowest().name());
+        Ok(())
     }
 
     /// Sets the limits of memory and evicts down to them, in order.

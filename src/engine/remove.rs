@@ -146,7 +146,11 @@ impl Core {
             self.check_key(key.as_ref())?;
         }
         self.counts.removes.add(keys.len() as u64);
-        self.remove_group(keys.iter().map(|key| key.as_ref().to_vec()).collect())
+        let there = self.remove_group(keys.iter().map(|key| key.as_ref().to_vec()).collect())?;
+        for key in keys.iter().map(AsRef::as_ref) {
+            trace_op!("remove_many", key, "done", self.lowest().name());
+        }
+        Ok(there)
     }
 
     /// Removes every key that starts with `prefix`; gives how many there were.

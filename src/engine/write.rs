@@ -198,6 +198,13 @@ impl Core {
     /// there.
     pub(crate) fn touch(&self, key: &[u8], ttl: Option<Duration>) -> Result<bool> {
         self.check_key(key)?;
+        let done = self.redate(key, ttl)?;
+        let (outcome, tier) = if done { ("done", self.lowest().name()) } else { ("miss", "none") };
+        trace_op!("touch", key, outcome, tier);
+        Ok(done)
+    }
+
+    fn redate(&self, key: &[u8], ttl: Option<Duration>) -> Result<bool> {
         let hash = self.memory.hash(key);
         loop {
             let moment = self.moment(None);
@@ -218,7 +225,6 @@ impl Core {
             let record = record.redated(moment.stamp, deadline, self.seal());
             let write = Write { hash, record, moment, expect, counted: false };
             if let Entered::Yes(_) = self.enter(write)? {
-                trace_op!("touch", key, "done", self.lowest().name());
                 return Ok(true);
             }
         }

@@ -296,3 +296,6 @@ impl<S> Memory<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

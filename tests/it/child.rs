@@ -73,6 +73,20 @@ impl Drop for Child {
     }
 }
 
+/// Runs a test in a process in which no other runs, because it depends on what all threads share.
+/// `true` in that process.
+pub(crate) fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "LARDER_TEST_ALONE";
+    if std::env::var(ALONE).is_ok_and(|name| name == test) {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", test, "--nocapture"]).env(ALONE, test).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("1 passed"), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    false
+}
+
 fn say(what: &str) {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "\n{MARK}{what}").unwrap();

@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use larder::{Builder, ByteCache, Cache, DamagePolicy, ErrorKind, Result, SchemaPolicy};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
@@ -155,6 +157,25 @@ fn a_file_that_another_process_has_open_is_locked_until_that_ends() {
     assert_eq!(child.hear().as_deref(), Some("holding"));
     child.kill();
     place.builder().open().unwrap();
+}
+
+/// Until it runs its own program, a process that is being started has all files of its parent's.
+#[test]
+fn a_closed_file_is_free_though_processes_are_being_started() {
+    let (place, done) = (place(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let mut command = Command::new(std::env::current_exe().unwrap());
+                    assert!(command.arg("--help").output().unwrap().status.success());
+                }
+            });
+        }
+        let opened: Result<Vec<()>> = (0..25).map(|_| place.builder().open()?.close()).collect();
+        done.store(true, Ordering::Release);
+        opened.unwrap();
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every behaviour, in one binary.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod behaviour;
 mod child;
 mod errors;
 mod files;

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// The lock, until it is dropped.
 #[derive(Debug)]
 pub(super) struct FileLock {
-    _file: File,
+    file: File,
 }
 
 /// The name of another file that belongs to the cache file at `path`.
@@ -51,7 +51,14 @@ impl FileLock {
         let _ = file.set_len(0);
         let _ = file.seek(SeekFrom::Start(0));
         let _ = file.write_all(std::process::id().to_string().as_bytes());
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a process that this one is just starting has it too.
+        let _ = self.file.unlock();
     }
 }
 

@@ -1,0 +1,197 @@
+//! The memory tier against a sorted map, and under threads.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::record::{Draft, NEVER, Record, Seal};
+
+/// Key to stamp, charge and deadline: the judge.
+type Model = BTreeMap<Vec<u8>, (u64, u64, u64)>;
+
+fn record(key: &[u8], charge: u64) -> Record {
+    let draft = Draft {
+        value: b"value",
+        attributes: &[],
+        stamp: 0,
+        created: 0,
+        deadline: NEVER,
+        charge: Some(charge),
+        schema: 0,
+    };
+    draft.finish(key, Seal::MemoryOnly)
+}
+
+/// Numbers from a seed (`xorshift64`, Marsaglia, 2003).
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+}
+
+fn oldest(model: &Model) -> Option<(u64, Vec<u8>)> {
+    model.iter().map(|(key, (stamp, ..))| (*stamp, key.clone())).min()
+}
+
+fn exceeds(model: &Model, limits: Limits) -> bool {
+    limits.exceeded(model.len() as u64, model.values().map(|entry| entry.1).sum())
+}
+
+/// Evicts from both, for room or down to the limits; gives the key that left.
+fn evict(memory: &Memory<u64>, model: &mut Model, newcomer: Option<(u64, &[u8])>) -> bool {
+    let victim = oldest(model);
+    let evicted = memory.evict(newcomer, |side, _| *side += 1);
+    match (evicted, victim) {
+        (Evicted::Oldest(removed), Some((stamp, key))) => {
+            assert_eq!((removed.stamp, removed.record.key()), (stamp, &key[..]), "M3");
+            assert!(newcomer.is_none_or(|newcomer| newcomer > (stamp, &key[..])), "M3");
+            model.remove(&key);
+            true
+        }
+        (Evicted::Newcomer, victim) => {
+            let newcomer = newcomer.unwrap();
+            assert!(victim.is_none_or(|(stamp, key)| newcomer <= (stamp, &key[..])), "M3");
+            false
+        }
+        (Evicted::Nothing, None) => false,
+        (evicted, victim) => panic!("M3: {evicted:?} instead of {victim:?}"),
+    }
+}
+
+/// Inserts or replaces, as the engine does: room is made first, and the newcomer may be the victim.
+fn put(memory: &Memory<u64>, model: &mut Model, key: &[u8], entry: (u64, u64, u64)) {
+    let (stamp, charge, deadline) = entry;
+    let hash = memory.hash(key);
+    let placement = Placement { stamp, handed: NOT_BELOW, deadline };
+    loop {
+        let mut locked = memory.lock(hash);
+        let old = locked.shard.find(hash, key);
+        assert_eq!(old.is_some(), model.contains_key(key));
+        if let (Some(old), Some(entry)) = (old, model.get_mut(key)) {
+            locked.shard.restamp(old, stamp);
+            entry.0 = stamp;
+        }
+        if locked.reserve(old, charge) {
+            match old {
+                Some(old) => drop(locked.shard.replace(old, record(key, charge), placement)),
+                None => drop(locked.shard.insert(hash, record(key, charge), placement)),
+            }
+            model.insert(key.to_vec(), entry);
+            return;
+        }
+        drop(locked);
+        if !evict(memory, model, Some((stamp, key))) {
+            return;
+        }
+    }
+}
+
+fn step(memory: &Memory<u64>, model: &mut Model, rng: &mut Rng) {
+    // Keys of which some begin others, few stamps: ties are the rule.
+    let n = rng.below(24);
+    let key = [n / 2, n % 2].map(|part| u8::try_from(part).unwrap());
+    let key = if n.is_multiple_of(3) { &key[..1] } else { &key[..] };
+    let stamp = rng.below(12);
+    let hash = memory.hash(key);
+    match rng.below(10) {
+        0..5 => {
+            let deadline = if rng.below(2) == 0 { NEVER } else { rng.below(12) };
+            put(memory, model, key, (stamp, rng.below(20), deadline));
+        }
+        5..7 => {
+            let mut locked = memory.lock(hash);
+            let found = locked.shard.find(hash, key);
+            assert_eq!(found.is_some(), model.contains_key(key));
+            if let (Some(id), Some(entry)) = (found, model.get_mut(key)) {
+                locked.shard.restamp(id, stamp);
+                entry.0 = stamp;
+            }
+        }
+        7 => {
+            let mut locked = memory.lock(hash);
+            let removed = locked.shard.find(hash, key).map(|id| locked.remove(id));
+            let removed = removed.map(|removed| (removed.stamp, removed.record.charge()));
+            assert_eq!(removed, model.remove(key).map(|entry| (entry.0, entry.1)));
+        }
+        8 => drop(evict(memory, model, None)),
+        _ => {
+            let some = |rng: &mut Rng, n| (rng.below(4) > 0).then(|| rng.below(n));
+            let limits = Limits { entries: some(rng, 16), bytes: some(rng, 150) };
+            memory.set_limits(limits);
+            while memory.over_limits() {
+                assert!(exceeds(model, limits) && evict(memory, model, None));
+            }
+            assert!(!exceeds(model, limits));
+        }
+    }
+}
+
+fn compare(memory: &Memory<u64>, model: &Model) {
+    memory.validate().unwrap();
+    let bytes: u64 = model.values().map(|entry| entry.1).sum();
+    assert_eq!(memory.held(), (model.len() as u64, bytes), "M2");
+    for (key, (stamp, charge, deadline)) in model {
+        let hash = memory.hash(key);
+        let locked = memory.lock(hash);
+        let id = locked.shard.find(hash, key).unwrap();
+        assert_eq!((locked.shard.stamp(id), locked.shard.charge(id)), (*stamp, *charge));
+        assert_eq!(locked.shard.deadline(id), *deadline);
+    }
+}
+
+#[test]
+fn random_operations_agree_with_a_sorted_map() {
+    let steps = if cfg!(miri) { 150 } else { 5_000 };
+    for shards in [1, 2, 8] {
+        let memory = Memory::new(shards, Limits { entries: Some(9), bytes: Some(100) });
+        let (mut model, mut rng) = (Model::new(), Rng(shards as u64));
+        for _ in 0..steps {
+            step(&memory, &mut model, &mut rng);
+            compare(&memory, &model);
+        }
+        let mut all = memory.lock_all();
+        assert_eq!(all.drain().len(), model.len());
+        drop(all);
+        compare(&memory, &Model::new());
+    }
+}
+
+#[test]
+fn threads_never_exceed_the_limits() {
+    let limits = Limits { entries: Some(5), bytes: Some(60) };
+    let memory: Memory<u64> = Memory::new(4, limits);
+    let rounds = if cfg!(miri) { 20 } else { 2_000 };
+    std::thread::scope(|scope| {
+        for thread in 1..4_u64 {
+            let memory = &memory;
+            scope.spawn(move || {
+                let mut rng = Rng(thread);
+                for round in 0..rounds {
+                    let key = [u8::try_from(rng.below(12)).unwrap()];
+                    let (hash, charge) = (memory.hash(&key), 1 + rng.below(20));
+                    let placement = Placement { stamp: round, handed: NOT_BELOW, deadline: NEVER };
+                    loop {
+                        let mut locked = memory.lock(hash);
+                        let old = locked.shard.find(hash, &key);
+                        if let Some(old) = old {
+                            drop(locked.remove(old));
+                        } else if locked.reserve(None, charge) {
+                            locked.shard.insert(hash, record(&key, charge), placement);
+                            break;
+                        } else {
+                            drop(locked);
+                            drop(memory.evict(None, |_, _| ()));
+                        }
+                    }
+                    let (entries, bytes) = memory.held();
+                    assert!(!limits.exceeded(entries, bytes), "M2: {entries}, {bytes}");
+                }
+            });
+        }
+    });
+    memory.validate().unwrap();
+}
