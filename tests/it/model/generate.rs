@@ -134,18 +134,18 @@ pub(super) fn case(kind: Kind, steps: usize) -> impl Strategy<Value = (Options, 
     (options(kind), vec(step(kind), 1..=steps))
 }
 
-/// This many steps of a cache on disk, with a flush after every few, in which the disk has no limits
-/// and is not cleared.
-pub(super) fn long_case(
-    steps: usize,
-    between: usize,
-) -> impl Strategy<Value = (Options, Vec<Step>)> {
+/// So many rounds of a few steps, a batch and a flush, on a disk that has no limits and is not
+/// emptied.
+pub(super) fn long_case(rounds: usize) -> impl Strategy<Value = (Options, Vec<Step>)> {
     let stays = |step: &Step| !matches!(step.op, Op::Clear | Op::SetDiskLimits(_) | Op::Reopen(_));
-    let steps = vec(step(Kind::Behind).prop_filter("empties the disk", stays), steps);
-    (options(Kind::Behind), steps).prop_map(move |(options, steps)| {
-        let flush = || Step { op: Op::Flush, at: At::Clock };
-        let few = steps.chunks(between).flat_map(|few| few.iter().cloned().chain([flush()]));
+    let steps = vec(step(Kind::Behind).prop_filter("empties the disk", stays), 4);
+    let batch = vec(plain_item(), 10).prop_map(Op::InsertMany);
+    (options(Kind::Behind), vec((steps, batch), rounds)).prop_map(|(options, rounds)| {
+        let plain = |op| Step { op, at: At::Clock };
+        let round = |(steps, batch): (Vec<Step>, Op)| {
+            steps.into_iter().chain([plain(batch), plain(Op::Flush)])
+        };
         let unlimited = Options { disk_limits: Limits::default(), ..options };
-        (unlimited, few.collect())
+        (unlimited, rounds.into_iter().flat_map(round).collect())
     })
 }
