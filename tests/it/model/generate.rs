@@ -134,18 +134,25 @@ pub(super) fn case(kind: Kind, steps: usize) -> impl Strategy<Value = (Options, 
     (options(kind), vec(step(kind), 1..=steps))
 }
 
+/// Nothing but [`long_case`] knows these.
+const COLD: [&str; 3] = ["q", "r", "s"];
+
 /// So many rounds of a few steps, a batch and a flush, on a disk that has no limits and is not
-/// emptied.
+/// emptied; and before them entries that stay the oldest ones.
 pub(super) fn long_case(rounds: usize) -> impl Strategy<Value = (Options, Vec<Step>)> {
     let stays = |step: &Step| !matches!(step.op, Op::Clear | Op::SetDiskLimits(_) | Op::Reopen(_));
     let steps = vec(step(Kind::Behind).prop_filter("empties the disk", stays), 4);
     let batch = vec(plain_item(), 10).prop_map(Op::InsertMany);
     (options(Kind::Behind), vec((steps, batch), rounds)).prop_map(|(options, rounds)| {
         let plain = |op| Step { op, at: At::Clock };
+        let item = |key| Item { key, value: vec![0; 3], ttl: None, weight: None, labelled: false };
+        let cold = plain(Op::InsertMany(COLD.map(item).to_vec()));
         let round = |(steps, batch): (Vec<Step>, Op)| {
             steps.into_iter().chain([plain(batch), plain(Op::Flush)])
         };
-        let unlimited = Options { disk_limits: Limits::default(), ..options };
-        (unlimited, rounds.into_iter().flat_map(round).collect())
+        let rounds = rounds.into_iter().flat_map(round);
+        let disk_limits = Limits::default();
+        let options = Options { disk_limits, disk_ttl: None, time_to_idle: None, ..options };
+        (options, std::iter::once(cold).chain(rounds).collect())
     })
 }
