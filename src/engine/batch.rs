@@ -79,7 +79,7 @@ impl Core {
             None => None,
             Some(disk) => {
                 let puts: Vec<Change> = records.iter().cloned().map(Change::Put).collect();
-                self.room(disk, Load::of_all(&puts))?
+                Some(self.room(disk, Load::of_all(&puts))?)
             }
         };
         let limits = self.memory.limits();
@@ -130,15 +130,10 @@ impl Core {
         seq: Option<u64>,
         garbage: &mut Garbage,
     ) -> u64 {
-        let Some(disk) = &self.disk else { return NOT_BELOW };
+        let Some(seq) = seq else { return NOT_BELOW };
         let in_memory = all.shard(hash).find(hash, record.key()).is_some();
         let side = all.side(hash);
         self.count_touches(side.forget_touch(hash, record.key()));
-        let Some(seq) = seq else {
-            self.counts.shed.add(1);
-            Self::doubt_disk(disk, side);
-            return NOT_BELOW;
-        };
         let old = side.note(hash, seq, What::Put(record.clone()));
         match old {
             Some(What::Put(old)) if !in_memory => {

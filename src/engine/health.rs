@@ -1,7 +1,12 @@
 //! How the tiers are: what `health` gives and where the engine notes it.
 
+use crate::config::ErrorPolicy;
+use crate::engine::queue::{Load, Room};
+use crate::engine::{Core, DiskSide};
+use crate::error::{Error, Result};
 use crate::sync::Mutex;
 use crate::time::Timestamp;
+use crate::trace;
 
 /// How one tier is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,5 +66,37 @@ impl Degraded {
             .lock()
             .clone()
             .map_or(TierHealth::Ok, |(reason, since)| TierHealth::Degraded { reason, since })
+    }
+}
+
+impl Core {
+    /// The disk fails, and there is no room for what it is to be told. It cannot be left with values
+    /// that were replaced or removed since, so all that it has, and all that waits for it, is given up:
+    /// what is in memory stays there, and the disk tier begins anew with this operation. Gives the room
+    /// for it; where the policy is to hear of errors, the error.
+    pub(super) fn start_over<'d>(&self, disk: &'d DiskSide, load: Load) -> Result<Room<'d>> {
+        if self.config.error_policy == ErrorPolicy::Strict {
+            return Err(disk.queue.failing().unwrap_or_else(Error::closed));
+        }
+        self.check_open()?;
+        let mut gone = Vec::new();
+        let mut all = self.memory.lock_all();
+        if let Some((seq, puts)) = disk.queue.start_over(load) {
+            for side in all.sides() {
+                let (pending, touches) = side.clear(seq);
+                gone.push(pending);
+                self.count_touches(0_usize.wrapping_sub(touches));
+            }
+            all.forget_below();
+            self.counts.shed.add(puts);
+        }
+        drop(all);
+        if !gone.is_empty() {
+            trace::warn(
+                "the disk tier fails and its queue is full",
+                &"all that it has is given up",
+            );
+        }
+        Ok(disk.queue.force_room(load))
     }
 }

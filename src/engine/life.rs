@@ -88,7 +88,6 @@ impl Engine {
             limits: Mutex::new(config.disk),
             degraded: Degraded::default(),
             touched: AtomicUsize::new(0),
-            wipe: AtomicBool::new(false),
             next_deadline: AtomicU64::new(NEVER),
             oldest: AtomicU64::new(NEVER),
         });

@@ -81,8 +81,6 @@ struct DiskSide {
     degraded: Degraded,
     /// How many touches all shards hold; see [`Side`].
     touched: AtomicUsize,
-    /// Set when operations were lost while the disk failed: what it holds is not to be believed.
-    wipe: AtomicBool,
     /// The earliest deadline, and the stamp of the entry that is longest unused, on disk.
     next_deadline: AtomicU64,
     oldest: AtomicU64,

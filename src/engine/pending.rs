@@ -23,9 +23,6 @@ use crate::record::Record;
 use crate::stats::ShardCounts;
 use crate::store::Touch;
 
-/// The number of a clear that the writer will make when the disk works again.
-pub(crate) const CLEARED_IN_DOUBT: u64 = u64::MAX;
-
 /// The side of one shard; guarded by the shard's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Side {
@@ -139,13 +136,6 @@ impl Side {
         let touches = self.touches.len();
         self.touches.clear();
         (gone, touches)
-    }
-
-    /// The writer makes the clear that was in doubt with the batch of this number.
-    pub(crate) fn doubt_resolved_by(&mut self, number: u64) {
-        if self.cleared == Some(CLEARED_IN_DOUBT) {
-            self.cleared = Some(number);
-        }
     }
 
     /// The clear is committed.

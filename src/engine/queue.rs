@@ -103,6 +103,8 @@ struct State {
     durable: u64,
     /// Reserved, queued or being committed (Q2).
     load: Load,
+    /// Of that, what is being committed.
+    working: Load,
     /// Callers that wait for room.
     waiting: usize,
     /// When the oldest operation was queued; `None` if there is none.
@@ -124,6 +126,13 @@ struct State {
     suspect: Option<String>,
     /// What each clear found, until its caller has read it.
     cleared: BTreeMap<u64, u64>,
+}
+
+impl State {
+    /// What counts against the bounds (Q2): what is in a commit that fails could not be given up.
+    fn held(&self) -> Load {
+        if self.failing.is_some() { self.load.minus(self.working) } else { self.load }
+    }
 }
 
 /// Room in the queue, given back when dropped unless it was used.
@@ -200,13 +209,14 @@ impl Queue {
         let mut state = self.state.lock();
         let mut deadline = None;
         loop {
-            let (sum, ahead) = (state.load.plus(load), ahead());
+            let held = state.held();
+            let (sum, ahead) = (held.plus(load), ahead());
             let fits = sum.ops <= self.bounds.ops_max.min(ahead.ops)
                 && sum.bytes <= self.bounds.bytes_max
                 && sum.charge <= ahead.charge;
-            let alone = state.load.ops == 0;
+            let alone = held.ops == 0;
             if fits || alone || self.is_writer() {
-                state.load = sum;
+                state.load = state.load.plus(load);
                 return Reserved::Room(Room { queue: self, load });
             }
             if state.failing.is_some() || state.closed {
@@ -285,6 +295,24 @@ impl Queue {
         }
         self.wake_if_due(state);
         first
+    }
+
+    /// While the disk fails and there is no room for `load`: gives up what is queued, except for what
+    /// is being committed, and queues a clear instead. Gives its number, and how many puts were given
+    /// up. (Under the locks of all shards.)
+    pub(crate) fn start_over(&self, load: Load) -> Option<(u64, u64)> {
+        let mut state = self.state.lock();
+        let sum = state.held().plus(load);
+        let fits = sum.ops <= self.bounds.ops_max && sum.bytes <= self.bounds.bytes_max;
+        if state.failing.is_none() || fits {
+            return None;
+        }
+        let given_up = std::mem::take(&mut state.queued);
+        let gone = Load::of_all(given_up.iter().map(|op| &op.change));
+        state.load = state.load.minus(gone).plus(Load::of(&Change::Clear));
+        let seq = self.queue_up(state, Change::Clear, true);
+        let puts = given_up.iter().filter(|op| matches!(op.change, Change::Put(_))).count();
+        Some((seq, puts as u64))
     }
 
     /// Room for an operation that may not wait.
@@ -436,7 +464,8 @@ impl Queue {
     pub(crate) fn done(&self, work: &Work, cleared: &[u64]) {
         let mut state = self.state.lock();
         state.durable = state.durable.max(work.number);
-        state.load = state.load.minus(Load::of_all(work.ops.iter().map(|op| &op.change)));
+        state.load = state.load.minus(state.working);
+        state.working = Load::NONE;
         let clears = work.ops.iter().filter(|op| matches!(op.change, Change::Clear));
         state.cleared.extend(clears.map(|op| op.seq).zip(cleared.iter().copied()));
         state.failing = None;
@@ -517,6 +546,7 @@ fn take(state: &mut State, bounds: Bounds) -> Work {
         state.oldest = None;
         state.hurry = false;
     }
+    state.working = load;
     let swept = state.sweep_asked;
     Work {
         ops,

@@ -52,7 +52,7 @@ impl Core {
             return Ok(Taken { found, seq: None });
         };
         let name = Record::of_key(key);
-        let mut room = self.room(disk, Load::of(&Change::Remove(name.clone())))?;
+        let room = self.room(disk, Load::of(&Change::Remove(name.clone())))?;
         loop {
             let mut locked = self.memory.lock(hash);
             if let Some(id) = locked.shard.find(hash, key) {
@@ -61,9 +61,7 @@ impl Core {
                 let found = self.take_from_memory(&mut locked, id, wall, garbage);
                 // What a full queue kept in memory only is not below, and a removal that was noted
                 // for it may be under way: then one more does no harm.
-                let seq = is_below
-                    .then(|| self.note_removal(disk, &mut locked, hash, &name, room.take()))
-                    .flatten();
+                let seq = is_below.then(|| self.note_removal(disk, &mut locked, hash, &name, room));
                 return Ok(Taken { found, seq });
             }
             let Some(seen) = self.see_below(disk, locked, hash, key)? else {
@@ -73,9 +71,9 @@ impl Core {
             if !Self::is_current(&locked, hash, &seen) {
                 continue;
             }
-            let seq = self.note_removal(disk, &mut locked, hash, &name, room.take());
+            let seq = self.note_removal(disk, &mut locked, hash, &name, room);
             drop(locked);
-            return Ok(Taken { found: self.take_seen(seen, wall, garbage), seq });
+            return Ok(Taken { found: self.take_seen(seen, wall, garbage), seq: Some(seq) });
         }
     }
 
@@ -120,23 +118,19 @@ impl Core {
         (!over).then(|| self.found(seen.record, seen.accessed, Tier::Disk))
     }
 
-    /// Notes and queues a removal; without room, the disk is not to be believed any more.
+    /// Notes and queues a removal.
     fn note_removal(
         &self,
         disk: &DiskSide,
         locked: &mut Locked<'_, Side>,
         hash: KeyHash,
         name: &Record,
-        room: Option<Room<'_>>,
-    ) -> Option<u64> {
+        room: Room<'_>,
+    ) -> u64 {
         self.count_touches(locked.side.forget_touch(hash, name.key()));
-        let Some(room) = room else {
-            Self::doubt_disk(disk, &mut locked.side);
-            return None;
-        };
         let seq = disk.queue.push(room, Change::Remove(name.clone()), true);
         drop(locked.side.note(hash, seq, What::Gone(name.clone())));
-        Some(seq)
+        seq
     }
 
     /// Removes several keys in one transaction; gives how many were there.
@@ -184,7 +178,7 @@ impl Core {
             present.iter().map(|(_, name, _)| (Change::Remove(name.clone()), true)).collect();
         let room = match &self.disk {
             None => None,
-            Some(disk) => self.room(disk, Load::of_all(removals.iter().map(|r| &r.0)))?,
+            Some(disk) => Some(self.room(disk, Load::of_all(removals.iter().map(|r| &r.0)))?),
         };
         let mut garbage = Garbage::default();
         let mut all = self.memory.lock_all();
@@ -196,13 +190,10 @@ impl Core {
         for (index, (hash, name, found)) in present.into_iter().enumerate() {
             let seq = seqs.map(|first| first + index as u64);
             there += usize::from(self.take_in_batch(&mut all, hash, &found, wall, &mut garbage));
-            if let Some(disk) = &self.disk {
+            if self.disk.is_some() {
                 let side = all.side(hash);
                 self.count_touches(side.forget_touch(hash, name.key()));
-                match seq {
-                    Some(seq) => drop(side.note(hash, seq, What::Gone(name))),
-                    None => Self::doubt_disk(disk, side),
-                }
+                drop(seq.map(|seq| side.note(hash, seq, What::Gone(name))));
             }
         }
         drop(all);

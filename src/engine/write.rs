@@ -4,11 +4,10 @@
 //! evicts the oldest entry there is, and looks again. An old value of the key stays readable, with
 //! the new stamp, until the new one takes its place.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
-use crate::engine::pending::{Below, CLEARED_IN_DOUBT, Side, What};
+use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::{Load, Reserved, Room};
 use crate::engine::read::Seen;
 use crate::engine::{Core, DiskSide, Garbage, Moment};
@@ -67,8 +66,6 @@ pub(super) enum Ticket<'q> {
     /// There is no room: the entry stays in memory, and older versions below are removed, the
     /// operation for which takes this room.
     Shed(Room<'q>),
-    /// The disk fails and the queue is full: likewise, and all that is on disk is doubted.
-    Lost,
 }
 
 impl Core {
@@ -263,10 +260,7 @@ impl Core {
         let load = Load::of(&Change::Put(record.clone()));
         match disk.queue.reserve(load, patience, || self.ahead(disk)) {
             Reserved::Room(room) => Ok(Ticket::Room(room)),
-            Reserved::Failing => match self.config.error_policy {
-                ErrorPolicy::Degrade => Ok(Ticket::Lost),
-                ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(Error::closed)),
-            },
+            Reserved::Failing => Ok(Ticket::Room(self.start_over(disk, load)?)),
             Reserved::Full if when_full == WhenFull::Shed => {
                 let load = Load::of(&Change::Remove(Record::of_key(record.key())));
                 Ok(Ticket::Shed(disk.queue.force_room(load)))
@@ -279,7 +273,7 @@ impl Core {
     }
 
     /// Room for operations that may not be shed: removals and batches.
-    pub(super) fn room<'d>(&self, disk: &'d DiskSide, load: Load) -> Result<Option<Room<'d>>> {
+    pub(super) fn room<'d>(&self, disk: &'d DiskSide, load: Load) -> Result<Room<'d>> {
         let patience = match self.config.write_policy {
             WritePolicy::Behind { when_full: WhenFull::Block(patience), .. } => patience,
             WritePolicy::Through | WritePolicy::Behind { when_full: WhenFull::Shed, .. } => {
@@ -290,12 +284,9 @@ impl Core {
             }
         };
         match disk.queue.reserve(load, patience, || self.ahead(disk)) {
-            Reserved::Room(room) => Ok(Some(room)),
+            Reserved::Room(room) => Ok(room),
             Reserved::Full => Err(busy(disk, patience)),
-            Reserved::Failing => match self.config.error_policy {
-                ErrorPolicy::Degrade => Ok(None),
-                ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(Error::closed)),
-            },
+            Reserved::Failing => self.start_over(disk, load),
         }
     }
 
@@ -470,22 +461,10 @@ impl Core {
                 let seq = disk.queue.push(room, Change::Remove(key.clone()), true);
                 (seq, What::Gone(key), NOT_BELOW)
             }
-            Ticket::Lost => {
-                self.counts.shed.add(1);
-                Self::doubt_disk(disk, &mut locked.side);
-                return (NOT_BELOW, None);
-            }
         };
         let old = locked.side.note(hash, seq, what);
         garbage.silent.extend(old.map(|what| what.record().clone()));
         (handed, Some(seq))
-    }
-
-    /// An operation could not be kept for the disk: nothing that is there may be believed until it
-    /// has been emptied.
-    pub(super) fn doubt_disk(disk: &DiskSide, side: &mut Side) {
-        side.cleared = Some(CLEARED_IN_DOUBT);
-        disk.wipe.store(true, Ordering::Release);
     }
 }
 

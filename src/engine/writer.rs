@@ -14,7 +14,6 @@
 //! number of its last batch tells whether ours was applied. Until then the pending maps answer for
 //! what is queued, and the rest of the disk reads as missing.
 
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -73,16 +72,11 @@ impl Core {
     fn work_off(&self, disk: &DiskSide, writer: &mut Writer, work: &Work) -> bool {
         if let Some(reason) = &work.suspect {
             let failure = Failure::suspicion(reason);
-            if !self.recover(disk, writer, &failure, work.number, Pause::No).1 {
+            if !self.recover(disk, writer, &failure, Pause::No).1 {
                 return false;
             }
         }
-        let doubted = self.take_doubt(disk, work.number);
-        let mut ops = Cow::Borrowed(work.ops.as_slice());
-        if doubted {
-            let clear = Op { seq: 0, change: Change::Clear, reported: true, joined: true };
-            ops.to_mut().insert(0, clear);
-        }
+        let ops = work.ops.as_slice();
         let mut touches = self.take_touches(disk, work.number);
         if work.flush.is_some() || work.close {
             self.hand_down_everything(work.number, &mut touches);
@@ -91,11 +85,8 @@ impl Core {
         let idle = ops.is_empty() && touches.is_empty() && sweep.is_none();
         if !idle || Self::is_over_disk_limits(disk) {
             let mut cleared = Vec::new();
-            if !self.commit_all(disk, writer, work, &ops, &touches, sweep, &mut cleared) {
+            if !self.commit_all(disk, writer, work, ops, &touches, sweep, &mut cleared) {
                 return false;
-            }
-            if doubted && !cleared.is_empty() {
-                cleared.remove(0);
             }
             disk.queue.done(work, &cleared);
         } else {
@@ -165,7 +156,7 @@ impl Core {
                 }
                 Err(failure) => failure,
             };
-            let (last, go_on) = self.recover(disk, writer, &failure, batch.number, pause);
+            let (last, go_on) = self.recover(disk, writer, &failure, pause);
             pause = Pause::Yes;
             if last == Some(batch.number) && last != Some(before) {
                 // It was applied, though its commit said otherwise.
@@ -185,7 +176,6 @@ impl Core {
         disk: &DiskSide,
         writer: &mut Writer,
         failure: &Failure,
-        number: u64,
         first: Pause,
     ) -> (Option<u64>, bool) {
         let mut reason = failure.to_string();
@@ -202,7 +192,6 @@ impl Core {
                 pause = (2 * pause).min(PAUSE_MAX);
             }
             wait = true;
-            self.take_doubt(disk, number);
             match writer.reopen() {
                 Ok(totals) => {
                     trace::info("the disk tier is open again");
@@ -214,17 +203,6 @@ impl Core {
                 return (None, false);
             }
         }
-    }
-
-    /// Whether operations were lost while the disk failed, so that it has to be emptied.
-    fn take_doubt(&self, disk: &DiskSide, number: u64) -> bool {
-        if !disk.wipe.swap(false, Ordering::AcqRel) {
-            return false;
-        }
-        for index in 0..self.memory.shard_count() {
-            self.memory.lock_nth(index).side.doubt_resolved_by(number);
-        }
-        true
     }
 
     fn is_over_disk_limits(disk: &DiskSide) -> bool {
@@ -328,6 +306,9 @@ impl Above for Asker<'_> {
                 }
                 What::Put(_) | What::Gone(_) => Verdict::Superseded,
             };
+        }
+        if locked.side.cleared.is_some_and(|clear| clear > self.number) {
+            return Verdict::Superseded;
         }
         let held = locked.shard.find(hash, key);
         let accessed = match held {

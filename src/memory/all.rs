@@ -5,7 +5,7 @@
 
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
-use crate::memory::slab::{Removed, SlotId};
+use crate::memory::slab::{NOT_BELOW, Removed, SlotId};
 use crate::memory::{Account, EMPTY, Guarded, Memory, publish};
 use crate::record::Record;
 use crate::sync::MutexGuard;
@@ -90,6 +90,16 @@ impl<S> AllLocked<'_, S> {
         let removed = self.shards[index].shard.remove(id);
         self.account.release(removed.record.charge());
         removed
+    }
+
+    /// Says of every entry that the tier below does not have it.
+    pub(crate) fn forget_below(&mut self) {
+        for guarded in &mut self.shards {
+            let ids: Vec<SlotId> = guarded.shard.ids().collect();
+            for id in ids {
+                guarded.shard.set_handed(id, NOT_BELOW);
+            }
+        }
     }
 
     /// Takes everything out.

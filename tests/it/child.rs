@@ -23,7 +23,30 @@ pub(crate) struct Child {
 impl Child {
     /// Starts `task` on the cache file at `path`.
     pub(crate) fn start(task: &str, path: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        Self::spawn(Command::new(std::env::current_exe().unwrap()), task, path)
+    }
+
+    /// Likewise, with files that can get this large and no larger, until [`Self::lift_limit`].
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_with_small_files(task: &str, path: &Path) -> Self {
+        let mut command = Command::new("sh");
+        // The signal that a write beyond the limit would otherwise be answered with is ignored. The
+        // unit is half a KiB or one, depending on the shell.
+        command.args(["-c", "trap '' XFSZ; ulimit -S -f 6000; exec \"$0\" \"$@\""]);
+        command.arg(std::env::current_exe().unwrap());
+        Self::spawn(command, task, path)
+    }
+
+    /// `false` if the system has no command for it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn lift_limit(&self) -> bool {
+        let mut command = Command::new("prlimit");
+        command.args(["--fsize=unlimited:", "--pid"]).arg(self.id().to_string());
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    fn spawn(mut command: Command, task: &str, path: &Path) -> Self {
+        let mut process = command
             .args(["--exact", "child::does_what_its_parent_asks", "--nocapture"])
             .env(TASK, task)
             .env(PATH, path)
@@ -53,9 +76,14 @@ impl Child {
         }
     }
 
+    /// Tells it to go on, after it has waited for that.
+    pub(crate) fn go_on(&mut self) {
+        drop(self.stdin.take());
+    }
+
     /// Tells it to end, and waits until it has.
     pub(crate) fn end(mut self) {
-        drop(self.stdin.take());
+        self.go_on();
         assert!(self.process.wait().unwrap().success());
     }
 
@@ -87,13 +115,14 @@ pub(crate) fn is_alone(test: &str) -> bool {
     false
 }
 
-fn say(what: &str) {
+pub(crate) fn say(what: &str) {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "\n{MARK}{what}").unwrap();
     stdout.flush().unwrap();
 }
 
-fn wait_for_the_end() {
+/// Waits until the parent says to go on or to end.
+pub(crate) fn wait() {
     let mut line = String::new();
     while std::io::stdin().read_line(&mut line).unwrap() > 0 {}
 }
@@ -107,7 +136,7 @@ pub(crate) fn nth(n: u64) -> ([u8; 8], Vec<u8>) {
 fn hold(path: &Path) {
     let cache = ByteCache::builder().path(path).open().unwrap();
     say("holding");
-    wait_for_the_end();
+    wait();
     cache.close().unwrap();
 }
 
@@ -139,6 +168,8 @@ fn does_what_its_parent_asks() {
     match task.as_str() {
         "hold" => hold(path.as_ref()),
         "write" => write(path.as_ref()),
+        "fail" => crate::failure::fail_and_recover(path.as_ref()),
+        "fail strictly" => crate::failure::fail_strictly(path.as_ref()),
         other => panic!("no such task: {other}"),
     }
 }

@@ -4,6 +4,7 @@
 mod behaviour;
 mod child;
 mod errors;
+mod failure;
 mod files;
 mod history;
 mod model;
