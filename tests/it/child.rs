@@ -170,6 +170,7 @@ fn does_what_its_parent_asks() {
         "write" => write(path.as_ref()),
         "fail" => crate::failure::fail_and_recover(path.as_ref()),
         "fail strictly" => crate::failure::fail_strictly(path.as_ref()),
+        "fail and close" => crate::failure::fail_and_close(path.as_ref()),
         other => panic!("no such task: {other}"),
     }
 }

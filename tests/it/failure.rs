@@ -129,6 +129,28 @@ pub(crate) fn fail_strictly(path: &Path) {
     say("recovered");
 }
 
+/// What the child does that closes its cache meanwhile.
+pub(crate) fn fail_and_close(path: &Path) {
+    let builder = ByteCache::builder().path(path).write_policy(WritePolicy::Through);
+    let cache = builder.open().unwrap();
+    let count = fill(&cache, 0);
+    let clone = cache.clone();
+    let error = cache.close().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert_eq!(clone.get(&key(0)).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(clone.health().disk, Some(TierHealth::Closed));
+    clone.close().unwrap();
+    say("degraded");
+    wait();
+    let cache = ByteCache::builder().path(path).open().unwrap();
+    let there = u32::try_from(cache.len()).unwrap();
+    assert!(there > 0 && there < count);
+    for n in 0..there {
+        assert!(cache.get(&key(n)).unwrap().is_some_and(|entry| entry[..] == value(n)[..]));
+    }
+    say("recovered");
+}
+
 fn recovers(task: &str) {
     let watchdog = Watchdog::start(format!("the task to {task}"));
     let folder = tempfile::tempdir().unwrap();
@@ -145,6 +167,11 @@ fn recovers(task: &str) {
 #[test]
 fn a_cache_goes_on_in_memory_while_its_disk_fails_and_recovers() {
     recovers("fail");
+}
+
+#[test]
+fn a_cache_can_be_closed_while_its_disk_fails() {
+    recovers("fail and close");
 }
 
 #[test]
