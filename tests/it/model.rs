@@ -20,7 +20,9 @@ use std::sync::PoisonError;
 
 use larder::{ByteCache, ByteEntry, RemovalCause, Stats, Tier, Timestamp};
 use proptest::strategy::Strategy;
-use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner};
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRunner,
+};
 
 use reference::Model;
 use subject::Subject;
@@ -407,6 +409,8 @@ fn check(case: impl Strategy<Value = (Options, Vec<Step>)>, cases: u32, silent: 
         failure_persistence: Some(Box::new(seeds)),
         max_shrink_iters: 4_000,
         max_shrink_time: 120_000,
+        // The default one is slow when it is not optimized.
+        rng_algorithm: RngAlgorithm::XorShift,
         ..Config::default()
     });
     let names = fields(&Stats::default());
@@ -450,5 +454,5 @@ fn write_through_agrees_with_the_reference() {
 /// So many commits that stale rows of the order on disk are swept several times.
 #[test]
 fn write_behind_agrees_over_many_commits() {
-    check(generate::long_case(700), 2, &[&FAILURES[..], &["rejected"]].concat());
+    check(generate::long_case(500), 1, &[&FAILURES[..], &["rejected"]].concat());
 }

@@ -84,40 +84,46 @@ fn op(kind: Kind) -> impl Strategy<Value = Op> {
     let advance = prop_oneof![12 => 1_i64..12, 2 => 12_i64..80, 1 => -10_i64..0];
     let any_limits = || prop_oneof![15 => limits(1, 8, 120), 1 => limits(0, 8, 120)];
     let reopened = option::of((memory_limits(kind), disk_limits(kind)));
+    // Boxed, since a choice is otherwise as large as all its alternatives together.
     let writes = prop_oneof![
-        12 => item().prop_map(Op::Insert),
-        3 => plain_item().prop_map(Op::InsertIfAbsent),
-        3 => vec(plain_item(), 0..6).prop_map(Op::InsertMany),
-        2 => (key(), ttl).prop_map(|(key, ttl)| Op::Touch(key, ttl)),
+        12 => item().prop_map(Op::Insert).boxed(),
+        3 => plain_item().prop_map(Op::InsertIfAbsent).boxed(),
+        3 => vec(plain_item(), 0..6).prop_map(Op::InsertMany).boxed(),
+        2 => (key(), ttl).prop_map(|(key, ttl)| Op::Touch(key, ttl)).boxed(),
     ];
     let reads = prop_oneof![
-        12 => key().prop_map(Op::Get),
-        2 => key().prop_map(Op::View),
-        3 => key().prop_map(Op::GetInto),
-        2 => keys().prop_map(Op::GetMany),
-        2 => key().prop_map(Op::Peek),
-        1 => key().prop_map(Op::Contains),
-        1 => option::of(select(&PREFIXES[..])).prop_map(Op::Keys),
-        1 => Just(Op::Iter),
+        12 => key().prop_map(Op::Get).boxed(),
+        2 => key().prop_map(Op::View).boxed(),
+        3 => key().prop_map(Op::GetInto).boxed(),
+        2 => keys().prop_map(Op::GetMany).boxed(),
+        2 => key().prop_map(Op::Peek).boxed(),
+        1 => key().prop_map(Op::Contains).boxed(),
+        1 => option::of(select(&PREFIXES[..])).prop_map(Op::Keys).boxed(),
+        1 => Just(Op::Iter).boxed(),
     ];
     let removals = prop_oneof![
-        4 => key().prop_map(Op::Remove),
-        2 => key().prop_map(Op::Invalidate),
-        2 => keys().prop_map(Op::RemoveMany),
-        1 => select(&PREFIXES[..]).prop_map(Op::InvalidatePrefix),
-        1 => Just(Op::Clear),
+        4 => key().prop_map(Op::Remove).boxed(),
+        2 => key().prop_map(Op::Invalidate).boxed(),
+        2 => keys().prop_map(Op::RemoveMany).boxed(),
+        1 => select(&PREFIXES[..]).prop_map(Op::InvalidatePrefix).boxed(),
+        1 => Just(Op::Clear).boxed(),
     ];
     let maintenance = prop_oneof![
-        5 => advance.prop_map(Op::Advance),
-        4 => (key(), any::<bool>()).prop_map(|(key, over)| Op::AdvanceTo(key, over)),
-        2 => any_limits().prop_map(Op::SetMemoryLimits),
-        1 => any_limits().prop_map(Op::SetDiskLimits),
-        2 => Just(Op::Purge),
-        3 => Just(Op::Flush),
-        1 => Just(Op::ResetStats),
-        1 => reopened.prop_map(Op::Reopen),
+        5 => advance.prop_map(Op::Advance).boxed(),
+        4 => (key(), any::<bool>()).prop_map(|(key, over)| Op::AdvanceTo(key, over)).boxed(),
+        2 => any_limits().prop_map(Op::SetMemoryLimits).boxed(),
+        1 => any_limits().prop_map(Op::SetDiskLimits).boxed(),
+        2 => Just(Op::Purge).boxed(),
+        3 => Just(Op::Flush).boxed(),
+        1 => Just(Op::ResetStats).boxed(),
+        1 => reopened.prop_map(Op::Reopen).boxed(),
     ];
-    prop_oneof![20 => writes, 20 => reads, 3 => removals, 10 => maintenance]
+    prop_oneof![
+        20 => writes.boxed(),
+        20 => reads.boxed(),
+        3 => removals.boxed(),
+        10 => maintenance.boxed(),
+    ]
 }
 
 fn step(kind: Kind) -> impl Strategy<Value = Step> {
