@@ -258,16 +258,17 @@ impl Core {
         self.counts.disk_expirations.add(outcome.expired.len() as u64);
         disk.next_deadline.store(outcome.next_deadline.unwrap_or(NEVER), Ordering::Release);
         disk.oldest.store(outcome.oldest.unwrap_or(NEVER), Ordering::Release);
+        // First, or what came after a clear in the same batch would be hidden for a moment.
+        if batch.ops.iter().any(|op| matches!(op.change, Change::Clear)) {
+            for index in 0..self.memory.shard_count() {
+                self.memory.lock_nth(index).side.clear_settled(batch.number);
+            }
+        }
         let put = batch.ops.iter().filter_map(|op| op.change.record());
         for record in put.chain(&outcome.evicted).chain(&outcome.expired) {
             let hash = self.memory.hash(record.key());
             let settled = self.memory.lock(hash).side.settle(hash, record.key(), batch.number);
             drop(settled);
-        }
-        if batch.ops.iter().any(|op| matches!(op.change, Change::Clear)) {
-            for index in 0..self.memory.shard_count() {
-                self.memory.lock_nth(index).side.clear_settled(batch.number);
-            }
         }
         if self.is_listening() {
             let mut garbage = Garbage::default();
