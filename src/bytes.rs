@@ -95,7 +95,7 @@ impl ByteCache {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn get(&self, key: &[u8]) -> Result<Option<ByteEntry>> {
-        Ok(self.engine.get(key, None)?.map(ByteEntry::bytes))
+        self.engine.get(key, None, ByteEntry::bytes)
     }
 
     /// [`Self::get`] at a given time, which becomes the entry's place in the order, and by which
@@ -112,7 +112,7 @@ impl ByteCache {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn get_at(&self, key: &[u8], now: Timestamp) -> Result<Option<ByteEntry>> {
-        Ok(self.engine.get(key, Some(now))?.map(ByteEntry::bytes))
+        self.engine.get(key, Some(now), ByteEntry::bytes)
     }
 
     /// The entry of `key`, without an effect on order, tiers or counters.

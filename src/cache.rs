@@ -59,6 +59,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> std::fmt::Debug for Cache<K, V> {
 }
 
 /// Types an entry of the engine of a `Cache<_, V>`.
+#[inline]
 fn typed_value<V: CacheValue>(found: Found) -> Entry<V> {
     // SAFETY: V1, as said above; called only in this file, and on records of such an engine.
     unsafe { Entry::new(found) }
@@ -129,7 +130,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn get(&self, key: &K) -> Result<Option<Entry<V>>> {
-        Ok(self.engine.get(key.to_key_bytes().as_ref(), None)?.map(typed_value))
+        self.engine.get(key.to_key_bytes().as_ref(), None, typed_value)
     }
 
     /// [`Self::get`] at a given time, which becomes the entry's place in the order, and by which
@@ -146,7 +147,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn get_at(&self, key: &K, now: Timestamp) -> Result<Option<Entry<V>>> {
-        Ok(self.engine.get(key.to_key_bytes().as_ref(), Some(now))?.map(typed_value))
+        self.engine.get(key.to_key_bytes().as_ref(), Some(now), typed_value)
     }
 
     /// The entry of `key`, without an effect on order, tiers or counters.

@@ -69,7 +69,13 @@ pub(crate) struct Found {
     pub(crate) record: Record,
     pub(crate) accessed: u64,
     pub(crate) tier: Tier,
-    /// Nanoseconds without an access after which the entry expires, or [`NEVER`].
+    /// `None`: the system's clock, and no time-to-idle.
+    pub(crate) age: Option<Arc<Age>>,
+}
+
+/// What entries of one cache measure their age with.
+pub(crate) struct Age {
+    /// Nanoseconds without an access after which an entry expires, or [`NEVER`].
     pub(crate) time_to_idle: u64,
     /// `None`: the system's clock.
     pub(crate) clock: Option<Arc<dyn Clock>>,
@@ -108,6 +114,7 @@ impl<V: ?Sized> Entry<V> {
     /// # Safety
     ///
     /// - V1 holds for the record and `V`; `V = [u8]` is always right.
+    #[inline]
     pub(crate) unsafe fn new(found: Found) -> Self {
         Self { found, value: PhantomData }
     }
@@ -141,20 +148,25 @@ impl<V: ?Sized> Entry<V> {
     }
 
     fn expiry(&self) -> u64 {
-        let idle = self.found.accessed.saturating_add(self.found.time_to_idle);
+        let time_to_idle = self.found.age.as_ref().map_or(NEVER, |age| age.time_to_idle);
+        let idle = self.found.accessed.saturating_add(time_to_idle);
         self.found.record.header().deadline.min(idle)
     }
 
     /// How long it is until the entry expires, by the cache's clock: `None` if it never does,
     /// zero if it has.
     pub fn ttl_remaining(&self) -> Option<Duration> {
-        let now = read(self.found.clock.as_ref());
+        let now = self.now();
         self.expires_at().map(|e| Duration::from_nanos(e.as_nanos().saturating_sub(now)))
     }
 
     /// Whether the entry has expired since it was read, by the cache's clock.
     pub fn is_expired(&self) -> bool {
-        read(self.found.clock.as_ref()) > self.expiry()
+        self.now() > self.expiry()
+    }
+
+    fn now(&self) -> u64 {
+        read(self.found.age.as_ref().and_then(|age| age.clock.as_ref()))
     }
 
     /// The entry's tags, sorted.
@@ -203,6 +215,7 @@ impl<V: CacheValue> Deref for Entry<V> {
 
 impl Entry<[u8]> {
     /// Types what was found as bytes, which are valid whatever they are.
+    #[inline]
     pub(crate) fn bytes(found: Found) -> Self {
         // SAFETY: V1 asks nothing of bytes.
         unsafe { Self::new(found) }

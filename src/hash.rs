@@ -4,7 +4,7 @@
 //! for one bucket. `hashbrown` takes the lowest bits for the bucket and the top seven for the
 //! tag; the shard number comes from bits 40 to 55, which neither uses.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 use foldhash::quality::RandomState;
 
@@ -29,7 +29,11 @@ impl KeyHash {
 pub(crate) struct KeyHasher(RandomState);
 
 impl KeyHasher {
+    #[inline]
     pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
-        KeyHash(self.0.hash_one(key))
+        // Not by way of `Hash`, which would put the length in front: there is nothing behind a key.
+        let mut hasher = self.0.build_hasher();
+        hasher.write(key);
+        KeyHash(hasher.finish())
     }
 }

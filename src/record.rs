@@ -8,15 +8,18 @@
 //!
 //! ```text
 //! allocation, 16-byte aligned
-//! | pad |--- key ---|refs 4|row_len 4|--- row, as on disk -----------------------------------------|
+//! | pad |--- key ---|--- control 24 ---|--- row, as on disk ---------------------------------------|
 //!                   ^ the handle's pointer, 16-byte aligned
-//!                                    |crc 4|ver 1|flags 1|key_len 2|value_len 4|schema 4|stamp 8|
-//!                                    |[created 8][deadline 8][charge 8][attrs_len 8]| pad |
-//!                                    |value|[attributes]|
+//!                   |refs 4|row_len 4|recency 8|leaves 8|
+//!                                      |crc 4|ver 1|flags 1|key_len 2|value_len 4|schema 4|stamp 8|
+//!                                      |[created 8][deadline 8][charge 8][attrs_len 8]| pad |
+//!                                      |value|[attributes]|
 //! ```
 //!
-//! The key is in front so that comparing it touches the cache line that the counter and the header
-//! are on, whatever the size of the value.
+//! The key is in front so that comparing it touches the cache line that the control words and the
+//! header are on, whatever the size of the value. `recency` and `leaves` are the memory tier's: its
+//! last access, and the deadline at which memory lets go. They are here because a hit fetches this
+//! line anyway.
 //!
 //! The four words in brackets are there when their flag is set. Padding is zero and puts the value
 //! on a multiple of 16 from the pointer. Integers are little-endian. The checksum
@@ -26,7 +29,8 @@
 //!
 //! - **R1** `ptr` points `lead(key_len)` bytes into an allocation of `size_of_allocation(row_len,
 //!   key_len)` bytes, all initialised except for the padding in front of the key.
-//! - **R2** the bytes behind the counter are never written once a second handle can exist.
+//! - **R2** the row and the key are never written once a second handle can exist; the counter and
+//!   the memory tier's two words are atomics.
 //! - **R3** the lengths in the header agree with `row_len`: header, padding, value and attributes
 //!   fill the row exactly, and attributes parse.
 //! - **R4** the allocation is freed by whoever takes the counter to zero, and by nobody else.
@@ -45,7 +49,7 @@
 use std::alloc::{self, Layout};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The record format that this build writes, and the newest that it reads.
 pub(crate) const RECORD_VERSION: u8 = 1;
@@ -59,9 +63,20 @@ pub(crate) const ATTRIBUTE_BYTES_MAX: usize = 1 << 20;
 pub(crate) const CHARGE_MAX: u64 = 1 << 56;
 
 const ALIGN: usize = 16;
-/// Bytes in front of the row: counter and row length.
-const CONTROL: usize = 8;
+/// Bytes in front of the row.
+const CONTROL: usize = size_of::<Control>();
 const HEADER: usize = 24;
+/// The row's padding, which is part of the file format, counts on this remainder.
+const _: () = assert!(CONTROL % ALIGN == 8 && align_of::<Control>() <= ALIGN);
+
+/// What is in front of the row.
+#[repr(C)]
+struct Control {
+    refs: AtomicU32,
+    row_len: u32,
+    recency: AtomicU64,
+    leaves: AtomicU64,
+}
 
 const HAS_CREATED: u8 = 1;
 const HAS_DEADLINE: u8 = 2;
@@ -300,12 +315,10 @@ impl Record {
         let Some(base) = NonNull::new(raw) else { alloc::handle_alloc_error(layout) };
         // SAFETY: `lead` is inside the allocation, which has `CONTROL` bytes more.
         let ptr = unsafe { base.add(lead(key.len())) };
+        let (recency, leaves) = (AtomicU64::new(0), AtomicU64::new(NEVER));
+        let control = Control { refs: AtomicU32::new(1), row_len, recency, leaves };
         // SAFETY: `ptr` is 16-aligned, as the allocation and `lead` are; nobody else has it yet.
-        unsafe { ptr.cast::<AtomicU32>().write(AtomicU32::new(1)) };
-        // SAFETY: 4 is inside the control bytes.
-        let len_at = unsafe { ptr.add(4) };
-        // SAFETY: as above, and 4 keeps the alignment of a u32.
-        unsafe { len_at.cast::<u32>().write(row_len) };
+        unsafe { ptr.cast::<Control>().write(control) };
         let mut at = lead(key.len()) - key.len();
         for (part, gap) in [key].into_iter().chain(parts).zip([0, CONTROL, 0, 0]) {
             at += gap;
@@ -321,12 +334,35 @@ impl Record {
         Self { ptr }
     }
 
+    #[inline]
+    fn control(&self) -> &Control {
+        // SAFETY: R1, R2: initialised and aligned; what is written later is atomic.
+        unsafe { self.ptr.cast().as_ref() }
+    }
+
     fn row_len(&self) -> usize {
-        // SAFETY: R1; 4 is inside the control bytes.
-        let at = unsafe { self.ptr.add(4) };
-        // SAFETY: R1, R2; an initialised, aligned u32 that nobody writes.
-        let len = unsafe { at.cast::<u32>().read() };
-        len as usize
+        self.control().row_len as usize
+    }
+
+    /// The last access, as the memory tier has it; only for that tier, under the shard's lock.
+    #[inline]
+    pub(crate) fn recency(&self) -> u64 {
+        self.control().recency.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn set_recency(&self, stamp: u64) {
+        self.control().recency.store(stamp, Ordering::Relaxed);
+    }
+
+    /// When the entry leaves memory, or [`NEVER`]; as [`Self::recency`].
+    #[inline]
+    pub(crate) fn leaves(&self) -> u64 {
+        self.control().leaves.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_leaves(&self, deadline: u64) {
+        self.control().leaves.store(deadline, Ordering::Relaxed);
     }
 
     /// `len` bytes from `at` bytes behind the start of the row.
@@ -368,6 +404,22 @@ impl Record {
         let start = unsafe { self.ptr.sub(len) };
         // SAFETY: R1 and R2: initialised, immutable, alive for as long as this handle.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+    }
+
+    /// Whether this is the record of `key`. Short keys are compared in line, as two words that may
+    /// overlap.
+    #[inline]
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        let own = self.key();
+        if own.len() != key.len() {
+            return false;
+        }
+        match (own.first_chunk::<8>(), own.last_chunk::<8>()) {
+            (Some(first), Some(last)) if own.len() <= 16 => {
+                key.first_chunk() == Some(first) && key.last_chunk() == Some(last)
+            }
+            _ => own == key,
+        }
     }
 
     /// The value's bytes, 16-byte aligned.
@@ -438,13 +490,14 @@ impl Record {
         self.ptr == other.ptr
     }
 
+    #[inline]
     fn counter(&self) -> &AtomicU32 {
-        // SAFETY: R1; the first four bytes are the counter, aligned, and only used atomically.
-        unsafe { self.ptr.cast().as_ref() }
+        &self.control().refs
     }
 }
 
 impl Clone for Record {
+    #[inline]
     fn clone(&self) -> Self {
         // Half the counter's range is room for every thread that could be between the two lines.
         if self.counter().fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
@@ -456,11 +509,20 @@ impl Clone for Record {
 }
 
 impl Drop for Record {
+    #[inline]
     fn drop(&mut self) {
         if self.counter().fetch_sub(1, Ordering::Release) != 1 {
             return;
         }
         fence(Ordering::Acquire);
+        self.free();
+    }
+}
+
+impl Record {
+    /// Frees the allocation; only for the last handle.
+    #[cold]
+    fn free(&mut self) {
         let layout = layout(self.allocated_bytes());
         // SAFETY: R1: the allocation starts there.
         let base = unsafe { self.ptr.sub(lead(self.key_len())) };

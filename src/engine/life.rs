@@ -11,6 +11,7 @@ use crate::config::{Config, DamagePolicy, SchemaPolicy, WritePolicy};
 use crate::engine::health::Degraded;
 use crate::engine::queue::{Bounds, Queue};
 use crate::engine::{Core, DiskSide, Garbage, Lifetimes, sweep, writer};
+use crate::entry::Age;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Memory;
 use crate::record::NEVER;
@@ -179,12 +180,16 @@ impl Core {
                 idle: nanos(config.time_to_idle),
             }
         };
+        let (time_to_idle, clock) = (lifetimes.idle, config.clock.clone());
+        let age = (time_to_idle != NEVER || clock.is_some())
+            .then(|| Arc::new(Age { time_to_idle, clock: clock.clone() }));
         let may_expire = lifetimes.entry.min(lifetimes.copy).min(lifetimes.idle) != NEVER;
         Self {
             memory: Memory::new(config.shard_count(), config.memory),
             disk,
-            clock: Ticker::new(config.clock.clone()),
+            clock: Ticker::new(clock),
             lifetimes,
+            age,
             validator,
             counts: SharedCounts::default(),
             closed: AtomicBool::new(false),

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::config::{Config, ErrorPolicy};
-use crate::entry::{Found, RemovalCause, Tier, attributes_are_valid};
+use crate::entry::{Age, Found, RemovalCause, Tier, attributes_are_valid};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Locked, Memory, Placement, Removed, SlotId};
 use crate::record::{NEVER, Record, Seal};
@@ -65,6 +65,8 @@ pub(crate) struct Core {
     clock: Ticker,
     config: Config,
     lifetimes: Lifetimes,
+    /// What entries are given along; `None` where the defaults will do.
+    age: Option<Arc<Age>>,
     /// Whether the value bytes of a record from disk are what the handle's type expects.
     validator: fn(&[u8]) -> bool,
     counts: SharedCounts,
@@ -157,9 +159,9 @@ impl Core {
         if self.disk.is_some() { Seal::Checksummed } else { Seal::MemoryOnly }
     }
 
+    #[inline]
     fn found(&self, record: Record, accessed: u64, tier: Tier) -> Found {
-        let (time_to_idle, clock) = (self.lifetimes.idle, self.clock.injected());
-        Found { record, accessed, tier, time_to_idle, clock }
+        Found { record, accessed, tier, age: self.age.clone() }
     }
 
     /// Whether an entry with this deadline, last accessed at `stamp`, is over at `wall`.

@@ -9,7 +9,7 @@ use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{Found, RemovalCause, Tier};
 use crate::error::Result;
 use crate::hash::KeyHash;
-use crate::memory::{Locked, NOT_BELOW, SlotId};
+use crate::memory::{Guarded, Locked, NOT_BELOW, SlotId};
 use crate::record::Record;
 use crate::store::Change;
 use crate::store::disk::{Lookup, Row};
@@ -32,24 +32,35 @@ pub(super) struct Seen {
 }
 
 impl Core {
-    /// The entry of `key`; becomes the most recent.
-    pub(crate) fn get(&self, key: &[u8], at: Option<Timestamp>) -> Result<Option<Found>> {
+    /// The entry of `key`, as `make` makes it; becomes the most recent. (It is made here, since moving
+    /// it into another shape costs more than the lock.)
+    #[inline]
+    pub(crate) fn get<T>(
+        &self,
+        key: &[u8],
+        at: Option<Timestamp>,
+        make: impl FnOnce(Found) -> T,
+    ) -> Result<Option<T>> {
         self.check_key(key)?;
         let hash = self.memory.hash(key);
         let moment = self.moment(at);
         let mut locked = self.memory.lock(hash);
         let id = locked.shard.find(hash, key);
-        if let Some(id) = id
-            && !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall)
-        {
-            let record = locked.shard.record(id).clone();
-            locked.side.counts.memory_hits += 1;
-            self.accessed(&mut locked, id, moment.stamp);
-            drop(locked);
-            trace_op!("get", key, "hit", "memory");
-            return Ok(Some(self.found(record, moment.stamp, Tier::Memory)));
+        if let Some(id) = id {
+            let Guarded { shard, side, .. } = &mut *locked;
+            let is_over = |deadline, stamp| self.is_over(deadline, stamp, moment.wall);
+            if let Some((record, went_back)) = shard.hit(id, moment.stamp, is_over) {
+                let record = record.clone();
+                side.counts.memory_hits += 1;
+                if went_back {
+                    self.accessed(&mut locked, id, moment.stamp);
+                }
+                drop(locked);
+                trace_op!("get", key, "hit", "memory");
+                return Ok(Some(make(self.found(record, moment.stamp, Tier::Memory))));
+            }
         }
-        self.get_slowly(locked, id, hash, key, moment)
+        Ok(self.get_slowly(locked, id, hash, key, moment)?.map(make))
     }
 
     /// A get that memory could not answer: `id` is an entry whose time there is over.
@@ -74,27 +85,28 @@ impl Core {
 
     /// Hands the value of a memory hit to `copy` under the lock, without a reference count; what is
     /// below memory goes the way of [`Self::get`]. Gives whether the key was there.
-    pub(crate) fn get_with_lock(&self, key: &[u8], copy: impl FnOnce(&[u8])) -> Result<bool> {
+    #[inline]
+    pub(crate) fn get_with_lock(&self, key: &[u8], mut copy: impl FnMut(&[u8])) -> Result<bool> {
         self.check_key(key)?;
         let hash = self.memory.hash(key);
         let moment = self.moment(None);
         let mut locked = self.memory.lock(hash);
-        if let Some(id) = locked.shard.find(hash, key)
-            && !self.is_over(locked.shard.deadline(id), locked.shard.stamp(id), moment.wall)
-        {
-            copy(locked.shard.record(id).value());
-            locked.side.counts.memory_hits += 1;
-            self.accessed(&mut locked, id, moment.stamp);
-            drop(locked);
-            trace_op!("get", key, "hit", "memory");
-            return Ok(true);
+        if let Some(id) = locked.shard.find(hash, key) {
+            let Guarded { shard, side, .. } = &mut *locked;
+            let is_over = |deadline, stamp| self.is_over(deadline, stamp, moment.wall);
+            if let Some((record, went_back)) = shard.hit(id, moment.stamp, is_over) {
+                copy(record.value());
+                side.counts.memory_hits += 1;
+                if went_back {
+                    self.accessed(&mut locked, id, moment.stamp);
+                }
+                drop(locked);
+                trace_op!("get", key, "hit", "memory");
+                return Ok(true);
+            }
         }
         drop(locked);
-        let found = self.get(key, None)?;
-        if let Some(found) = &found {
-            copy(found.record.value());
-        }
-        Ok(found.is_some())
+        Ok(self.get(key, None, |found| copy(found.record.value()))?.is_some())
     }
 
     /// The rest of a get that memory could not answer.

@@ -99,11 +99,11 @@ impl Core {
         let mut locked = self.memory.lock_nth(index);
         for _ in 0..SWEPT_PER_LOCK {
             let dated = locked.shard.next_deadline().filter(|(at, _)| *at < wall).map(|(_, id)| id);
-            let idle = || {
+            let mut idle = || {
                 let (id, stamp, _) = locked.shard.oldest()?;
                 (stamp.saturating_add(self.lifetimes.idle) < wall).then_some(id)
             };
-            let Some(id) = dated.or_else(idle) else { return false };
+            let Some(id) = dated.or_else(&mut idle) else { return false };
             let removed = locked.remove(id);
             locked.side.counts.memory_expirations += 1;
             // If it is over below as well, the sweep there finds it, by its recency if it is idle,
@@ -125,7 +125,7 @@ impl Core {
         for index in 0..self.memory.shard_count() {
             let locked = self.memory.lock_nth(index);
             next = next.min(locked.shard.next_deadline().map_or(NEVER, |(at, _)| at));
-            let oldest = locked.shard.oldest_stamp().unwrap_or(NEVER);
+            let oldest = locked.shard.bound().unwrap_or(NEVER);
             next = next.min(oldest.saturating_add(self.lifetimes.idle));
         }
         if let Some(disk) = &self.disk {

@@ -6,7 +6,7 @@
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
 use crate::memory::slab::{NOT_BELOW, Removed, SlotId};
-use crate::memory::{Account, EMPTY, Guarded, Memory, publish};
+use crate::memory::{Account, Guarded, Memory};
 use crate::record::Record;
 use crate::sync::MutexGuard;
 
@@ -29,8 +29,8 @@ impl<S> Memory<S> {
 
 impl<S> Drop for AllLocked<'_, S> {
     fn drop(&mut self) {
-        for (shard, bound) in self.shards.iter().zip(&self.memory.bounds) {
-            publish(bound, shard.shard.oldest_stamp().unwrap_or(EMPTY));
+        for (shard, bound) in self.shards.iter_mut().zip(&self.memory.bounds) {
+            shard.publish(bound);
         }
     }
 }
@@ -121,11 +121,18 @@ impl<S> AllLocked<'_, S> {
         if !self.is_over_limits() {
             return None;
         }
-        let oldest = self.shards.iter().enumerate().filter_map(|(index, guarded)| {
-            let (id, stamp, key) = guarded.shard.oldest()?;
-            Some(((stamp, key), index, id))
-        });
-        let (_, index, id) = oldest.min_by(|a, b| a.0.cmp(&b.0))?;
+        let mut oldest: Option<(usize, SlotId)> = None;
+        for index in 0..self.shards.len() {
+            let Some((id, ..)) = self.shards[index].shard.oldest() else { continue };
+            let place = |(index, id): (usize, SlotId)| {
+                let shard: &Shard = &self.shards[index].shard;
+                (shard.stamp(id), shard.record(id).key())
+            };
+            if oldest.is_none_or(|oldest| place((index, id)) < place(oldest)) {
+                oldest = Some((index, id));
+            }
+        }
+        let (index, id) = oldest?;
         let guarded = &mut self.shards[index];
         let removed = guarded.shard.remove(id);
         self.account.release(removed.record.charge());

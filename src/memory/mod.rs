@@ -6,10 +6,10 @@
 //!
 //! # How it works
 //!
-//! A shard publishes the stamp of its oldest entry in `bounds` whenever its lock is let go. To
-//! evict, take the shard with the smallest bound, lock it and remove its oldest entry if that is
-//! still what was published; else look again. Where several shards show the same stamp, their
-//! oldest keys are compared.
+//! A shard publishes a lower bound of its stamps in `bounds` whenever its lock is let go; hits do
+//! not change it. To evict, take the shard with the smallest bound, lock it and find its oldest
+//! entry: that is the victim if all other bounds are above it; else publish the better bound and
+//! look again. Where several shards show the same stamp, their oldest keys are compared.
 //!
 //! An entry goes in only after its place was reserved in the [`Account`], under the shard's lock;
 //! while there is no place, the oldest entry of all shards is evicted, and if the newcomer is older
@@ -17,8 +17,7 @@
 //!
 //! # Invariants
 //!
-//! - **M1** with no lock held, `bounds[i]` is the stamp of the oldest entry of shard `i`, or
-//!   [`EMPTY`].
+//! - **M1** with no lock held, `bounds[i]` is at most the stamp of every entry of shard `i`.
 //! - **M2** the account's sums are those of all shards plus what is reserved by a thread that holds
 //!   a shard's lock; they never exceed its limits.
 //! - **M3** no entry leaves by a limit while an older one, by (stamp, key), stays.
@@ -51,7 +50,8 @@ pub(crate) use all::AllLocked;
 pub(crate) use shard::{Placement, Shard};
 pub(crate) use slab::{NOT_BELOW, Removed, SlotId};
 
-/// The bound of an empty shard. A stamp may have this value too, which only costs a second look.
+/// The bound of an empty shard. A stamp may have this value too, which only costs a second look; an
+/// empty shard may have a lower bound until somebody looks.
 const EMPTY: u64 = u64::MAX;
 
 /// The shards, the order over them, and the account.
@@ -68,6 +68,8 @@ pub(crate) struct Memory<S> {
 pub(crate) struct Guarded<S> {
     pub(crate) shard: Shard,
     pub(crate) side: S,
+    /// What `bounds` has for this shard, so that nobody fetches a shared line to see it unchanged.
+    published: Option<u64>,
 }
 
 /// What the tier holds and may hold (M2).
@@ -120,16 +122,21 @@ impl<S> DerefMut for Locked<'_, S> {
 }
 
 impl<S> Drop for Locked<'_, S> {
+    #[inline]
     fn drop(&mut self) {
-        let oldest = self.guarded.shard.oldest_stamp().unwrap_or(EMPTY);
-        publish(self.bound, oldest);
+        self.guarded.publish(self.bound);
     }
 }
 
-/// Stores a bound unless it is there already (M1).
-fn publish(bound: &AtomicU64, oldest: u64) {
-    if bound.load(Ordering::Relaxed) != oldest {
-        bound.store(oldest, Ordering::Release);
+impl<S> Guarded<S> {
+    /// Stores the shard's bound unless it is there already (M1).
+    #[inline]
+    fn publish(&mut self, bound: &AtomicU64) {
+        let now = self.shard.bound();
+        if now != self.published {
+            self.published = now;
+            bound.store(now.unwrap_or(EMPTY), Ordering::Release);
+        }
     }
 }
 
@@ -184,11 +191,13 @@ impl<S> Memory<S> {
     }
 
     /// Locks the shard of a key.
+    #[inline]
     pub(crate) fn lock(&self, hash: KeyHash) -> Locked<'_, S> {
         self.lock_nth(hash.shard(self.shards.len() - 1))
     }
 
     /// Locks a shard by its number.
+    #[inline]
     pub(crate) fn lock_nth(&self, shard: usize) -> Locked<'_, S> {
         Locked {
             guarded: self.shards[shard].lock(),
@@ -225,8 +234,7 @@ impl<S> Memory<S> {
         hook: impl FnOnce(&mut S, &Removed),
     ) -> Evicted {
         loop {
-            let least = self.bounds.iter().map(|b| b.load(Ordering::Acquire)).min();
-            let least = least.unwrap_or(EMPTY);
+            let least = self.least_bound_but(None);
             if newcomer.is_some_and(|(stamp, _)| stamp < least) {
                 return Evicted::Newcomer;
             }
@@ -237,8 +245,8 @@ impl<S> Memory<S> {
                 return if newcomer.is_some() { Evicted::Newcomer } else { Evicted::Nothing };
             };
             let mut locked = self.lock_nth(index);
-            let Some((id, stamp, key)) = locked.shard.oldest() else { continue };
-            if stamp != least {
+            let Some((id, stamp, key)) = locked.guarded.shard.oldest() else { continue };
+            if stamp != least && stamp >= self.least_bound_but(Some(index)) {
                 continue;
             }
             if newcomer.is_some_and(|newcomer| newcomer <= (stamp, key)) {
@@ -250,7 +258,14 @@ impl<S> Memory<S> {
         }
     }
 
-    /// The shard whose oldest entry has the stamp `least`; of several, that with the smallest key.
+    /// The smallest bound, of all shards or of all but one.
+    fn least_bound_but(&self, but: Option<usize>) -> u64 {
+        let others = self.bounds.iter().enumerate().filter(|(index, _)| Some(*index) != but);
+        others.map(|(_, bound)| bound.load(Ordering::Acquire)).min().unwrap_or(EMPTY)
+    }
+
+    /// The shard whose bound is `least`; of several, that which really has an entry with this stamp,
+    /// the one with the smallest key. `None`: there is none, and the bounds say so now.
     fn shard_of_oldest(&self, least: u64) -> Option<usize> {
         let mut tied = (0..self.bounds.len()).filter(|i| {
             // Relaxed: a stale bound only makes the caller look again.
@@ -267,7 +282,7 @@ impl<S> Memory<S> {
     }
 
     fn oldest_key(&self, index: usize, stamp: u64) -> Option<crate::record::Record> {
-        let locked = self.lock_nth(index);
+        let mut locked = self.lock_nth(index);
         let (id, oldest, _) = locked.shard.oldest()?;
         (oldest == stamp).then(|| locked.shard.record(id).clone())
     }
@@ -280,9 +295,9 @@ impl<S> Memory<S> {
             locked.shard.validate(|key| self.hash(key).shard(self.shards.len() - 1) == index)?;
             entries += locked.shard.len();
             bytes += locked.shard.bytes();
-            let oldest = locked.shard.oldest_stamp().unwrap_or(EMPTY);
-            if bound.load(Ordering::Acquire) != oldest {
-                return Err(format!("M1: shard {index} publishes another bound than {oldest}"));
+            let oldest = locked.shard.ids().map(|id| locked.shard.stamp(id)).min();
+            if oldest.is_some_and(|oldest| bound.load(Ordering::Acquire) > oldest) {
+                return Err(format!("M1: shard {index} has an entry older than its bound"));
             }
         }
         let account = self.account.lock();

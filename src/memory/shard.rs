@@ -6,7 +6,8 @@
 //! # How it works
 //!
 //! The table maps a key's hash to a slot number and stores no keys: those are compared in the
-//! record. The slot keeps the hash, so a growing table hashes nothing anew.
+//! record, which also has the stamp and the deadline, so that a hit reads and writes nothing else.
+//! The slot keeps the hash, so a growing table hashes nothing anew.
 //!
 //! # Invariants
 //!
@@ -33,11 +34,24 @@ use crate::record::{NEVER, Record};
 /// The data of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
-    table: HashTable<SlotId>,
+    table: HashTable<Bucket>,
     slab: Slab,
     order: Lru,
     deadlines: BTreeSet<(u64, SlotId)>,
     bytes: u64,
+}
+
+/// What the table has of an entry.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    id: SlotId,
+    /// Bits of the hash, so that no record of another key is fetched.
+    check: u32,
+}
+
+/// The upper half of a hash.
+fn check_of(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).unwrap_or_default()
 }
 
 /// What an entry brings into a shard besides its record.
@@ -59,10 +73,34 @@ impl Shard {
         self.bytes
     }
 
+    // Not inlined, so that the search of the table is inlined here.
+    #[inline(never)]
     pub(crate) fn find(&self, hash: KeyHash, key: &[u8]) -> Option<SlotId> {
-        let slab = &self.slab;
-        let same = |id: &SlotId| slab.get(*id).hash == hash.0 && slab.record(*id).key() == key;
-        self.table.find(hash.0, same).copied()
+        let same = |bucket: &Bucket| {
+            bucket.check == check_of(hash.0)
+                && self.slab.find(bucket.id).is_some_and(|record| record.has_key(key))
+        };
+        self.table.find(hash.0, same).map(|bucket| bucket.id)
+    }
+
+    /// The record of an entry that is not over by its deadline and stamp. Its stamp becomes `stamp`
+    /// unless that is older; whether it is, is given along, and then [`Self::restamp`] has to follow.
+    #[inline]
+    pub(crate) fn hit(
+        &self,
+        id: SlotId,
+        stamp: u64,
+        is_over: impl FnOnce(u64, u64) -> bool,
+    ) -> Option<(&Record, bool)> {
+        let record = self.slab.find(id)?;
+        let before = record.recency();
+        if is_over(record.leaves(), before) {
+            return None;
+        }
+        if before <= stamp {
+            record.set_recency(stamp);
+        }
+        Some((record, before > stamp))
     }
 
     pub(crate) fn record(&self, id: SlotId) -> &Record {
@@ -74,7 +112,7 @@ impl Shard {
     }
 
     pub(crate) fn stamp(&self, id: SlotId) -> u64 {
-        self.slab.get(id).stamp
+        self.slab.stamp(id)
     }
 
     pub(crate) fn handed(&self, id: SlotId) -> u64 {
@@ -86,7 +124,7 @@ impl Shard {
     }
 
     pub(crate) fn deadline(&self, id: SlotId) -> u64 {
-        self.slab.get(id).deadline
+        self.slab.record(id).leaves()
     }
 
     /// Puts an entry in whose key is not there yet.
@@ -94,12 +132,12 @@ impl Shard {
         debug_assert!(self.find(hash, record.key()).is_none(), "S1: the key is there already");
         self.bytes += record.charge();
         let Placement { stamp, handed, deadline } = placement;
-        let (older, newer) = (SlotId::NIL, SlotId::NIL);
-        let record = Some(record);
-        let slot = Slot { record, hash: hash.0, stamp, handed, deadline, older, newer };
-        let id = self.slab.put(slot);
+        record.set_recency(stamp);
+        record.set_leaves(deadline);
+        let id = self.slab.put(record, Slot::new(hash.0, handed));
         let slab = &self.slab;
-        self.table.insert_unique(hash.0, id, |id| slab.get(*id).hash);
+        let bucket = Bucket { id, check: check_of(hash.0) };
+        self.table.insert_unique(hash.0, bucket, |other| slab.get(other.id).hash);
         self.order.link(&mut self.slab, id);
         if deadline != NEVER {
             self.deadlines.insert((deadline, id));
@@ -111,10 +149,11 @@ impl Shard {
     pub(crate) fn replace(&mut self, id: SlotId, record: Record, placement: Placement) -> Record {
         debug_assert_eq!(self.record(id).key(), record.key(), "S1: the key stays");
         self.bytes = self.bytes - self.charge(id) + record.charge();
-        let slot = self.slab.get_mut(id);
-        let was = std::mem::replace(&mut slot.deadline, placement.deadline);
-        slot.handed = placement.handed;
-        let old = slot.record.replace(record);
+        let was = self.deadline(id);
+        record.set_recency(self.stamp(id));
+        record.set_leaves(placement.deadline);
+        self.set_handed(id, placement.handed);
+        let old = self.slab.replace(id, record);
         if was != placement.deadline {
             self.deadlines.remove(&(was, id));
             if placement.deadline != NEVER {
@@ -122,10 +161,7 @@ impl Shard {
             }
         }
         self.restamp(id, placement.stamp);
-        match old {
-            Some(old) => old,
-            None => unreachable!("S1: {id:?} is free"),
-        }
+        old
     }
 
     /// Gives an entry a new stamp, and its place in the order.
@@ -135,12 +171,11 @@ impl Shard {
 
     /// Takes an entry out. Only for [`super::Locked::remove`], which keeps the account.
     pub(super) fn remove(&mut self, id: SlotId) -> Removed {
-        let slot = self.slab.get(id);
-        let (hash, deadline) = (slot.hash, slot.deadline);
+        let (hash, deadline) = (self.slab.get(id).hash, self.deadline(id));
         // By number, not by key: the slot is known.
         let slab = &self.slab;
         if let TableEntry::Occupied(entry) =
-            self.table.entry(hash, |other| *other == id, |other| slab.get(*other).hash)
+            self.table.entry(hash, |other| other.id == id, |other| slab.get(other.id).hash)
         {
             entry.remove();
         }
@@ -154,13 +189,15 @@ impl Shard {
     }
 
     /// The oldest entry by (stamp, key).
-    pub(crate) fn oldest(&self) -> Option<(SlotId, u64, &[u8])> {
-        let id = self.order.oldest()?;
+    pub(crate) fn oldest(&mut self) -> Option<(SlotId, u64, &[u8])> {
+        let id = self.order.oldest(&mut self.slab)?;
         Some((id, self.stamp(id), self.record(id).key()))
     }
 
-    pub(crate) fn oldest_stamp(&self) -> Option<u64> {
-        self.order.oldest_stamp()
+    /// No entry has an older stamp; `None` only if there is no entry.
+    #[inline]
+    pub(crate) fn bound(&self) -> Option<u64> {
+        self.order.bound()
     }
 
     /// The entry that leaves memory first by its deadline.

@@ -1,5 +1,7 @@
 //! The slots of one shard: where records sit, and numbers instead of pointers to name them.
 //!
+//! The records are side by side, apart from the rest, since a hit needs no more than them.
+//!
 //! # Invariants
 //!
 //! - **B1** a slot is occupied (has a record) or on the free list, never both.
@@ -12,8 +14,8 @@ use crate::record::Record;
 pub(crate) struct SlotId(u32);
 
 impl SlotId {
-    /// Names no slot: the end of a list.
-    pub(super) const NIL: Self = Self(u32::MAX);
+    /// Names no slot: the end of the free list.
+    const NIL: Self = Self(u32::MAX);
 
     fn index(self) -> usize {
         self.0 as usize
@@ -23,20 +25,29 @@ impl SlotId {
 /// The `handed` stamp of an entry that the tier below does not have.
 pub(crate) const NOT_BELOW: u64 = u64::MAX;
 
-/// One slot. Links are those of the order while occupied, of the free list (`next`) otherwise.
+/// The `run` of a slot that the order holds sorted, and of one that it does not hold.
+pub(super) const FRONT: u32 = u32::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX - 1;
+
+/// What is known of an entry besides what is in its record.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// `None` while on the free list.
-    pub(super) record: Option<Record>,
     pub(super) hash: u64,
-    /// The last access: the entry's place in the order.
-    pub(super) stamp: u64,
     /// The stamp that the tier below knows, or [`NOT_BELOW`].
     pub(super) handed: u64,
-    /// When the entry leaves memory, or [`crate::record::NEVER`].
-    pub(super) deadline: u64,
-    pub(super) older: SlotId,
-    pub(super) newer: SlotId,
+    /// The stamp under which the order has filed it.
+    pub(super) place: u64,
+    /// Where the order has filed it.
+    pub(super) run: u32,
+    /// The next slot of the free list.
+    next_free: SlotId,
+}
+
+impl Slot {
+    /// A slot that is not filed yet.
+    pub(super) fn new(hash: u64, handed: u64) -> Self {
+        Self { hash, handed, place: 0, run: NOWHERE, next_free: SlotId::NIL }
+    }
 }
 
 /// An entry that has left its shard.
@@ -51,17 +62,24 @@ pub(crate) struct Removed {
 /// The slots and the list of free ones.
 #[derive(Debug)]
 pub(super) struct Slab {
+    /// `None` while on the free list.
+    records: Vec<Option<Record>>,
     slots: Vec<Slot>,
     free: SlotId,
+    occupied: usize,
 }
 
 impl Default for Slab {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: SlotId::NIL }
+        Self { records: Vec::new(), slots: Vec::new(), free: SlotId::NIL, occupied: 0 }
     }
 }
 
 impl Slab {
+    pub(super) fn occupied_count(&self) -> usize {
+        self.occupied
+    }
+
     pub(super) fn get(&self, id: SlotId) -> &Slot {
         &self.slots[id.index()]
     }
@@ -71,54 +89,79 @@ impl Slab {
     }
 
     /// Puts a slot in, unlinked.
-    pub(super) fn put(&mut self, slot: Slot) -> SlotId {
+    pub(super) fn put(&mut self, record: Record, slot: Slot) -> SlotId {
+        self.occupied += 1;
         let id = self.free;
         if id == SlotId::NIL {
-            // 2^32 slots of 56 bytes are 240 GB in one shard: memory ends first.
+            // 2^32 slots of 40 bytes are 172 GB in one shard: memory ends first.
             let id = SlotId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
             assert!(id != SlotId::NIL, "B2: one shard holds at most 2^32 - 1 entries");
             self.slots.push(slot);
+            self.records.push(Some(record));
             return id;
         }
         let target = &mut self.slots[id.index()];
-        self.free = target.newer;
+        self.free = target.next_free;
         *target = slot;
+        self.records[id.index()] = Some(record);
         id
     }
 
     /// Empties an unlinked slot.
     pub(super) fn take(&mut self, id: SlotId) -> Removed {
+        let Some(record) = self.records[id.index()].take() else {
+            unreachable!("B1: {id:?} is free")
+        };
         let slot = &mut self.slots[id.index()];
-        let Some(record) = slot.record.take() else { unreachable!("B1: {id:?} is free") };
-        slot.newer = self.free;
+        slot.next_free = self.free;
         self.free = id;
-        Removed { record, hash: slot.hash, stamp: slot.stamp, handed: slot.handed }
+        self.occupied -= 1;
+        Removed { stamp: record.recency(), record, hash: slot.hash, handed: slot.handed }
     }
 
+    /// Exchanges the record of an occupied slot; gives the old one.
+    pub(super) fn replace(&mut self, id: SlotId, record: Record) -> Record {
+        match self.records[id.index()].replace(record) {
+            Some(old) => old,
+            None => unreachable!("B1: {id:?} is free"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn find(&self, id: SlotId) -> Option<&Record> {
+        self.records[id.index()].as_ref()
+    }
+
+    #[inline]
     pub(super) fn record(&self, id: SlotId) -> &Record {
-        match &self.get(id).record {
+        match self.find(id) {
             Some(record) => record,
             None => unreachable!("B1: {id:?} is free"),
         }
     }
 
+    /// The last access: what the order goes by.
+    pub(super) fn stamp(&self, id: SlotId) -> u64 {
+        self.record(id).recency()
+    }
+
     /// The numbers of all occupied slots.
     pub(super) fn occupied(&self) -> impl Iterator<Item = SlotId> {
-        let occupied = |(_, slot): &(u32, &Slot)| slot.record.is_some();
-        (0..).zip(&self.slots).filter(occupied).map(|(i, _)| SlotId(i))
+        let occupied = |(_, record): &(u32, &Option<Record>)| record.is_some();
+        (0..).zip(&self.records).filter(occupied).map(|(i, _)| SlotId(i))
     }
 
     pub(super) fn validate(&self) -> Result<(), String> {
         let mut free = 0;
         let mut id = self.free;
         while id != SlotId::NIL {
-            if self.get(id).record.is_some() || free > self.slots.len() {
+            if self.find(id).is_some() || free > self.slots.len() {
                 return Err(format!("B1: {id:?} is on the free list and occupied, or in a circle"));
             }
             free += 1;
-            id = self.get(id).newer;
+            id = self.get(id).next_free;
         }
-        if free + self.occupied().count() != self.slots.len() {
+        if free + self.occupied != self.slots.len() || self.occupied().count() != self.occupied {
             return Err(format!("B1: a slot is neither free ({free}) nor occupied"));
         }
         Ok(())

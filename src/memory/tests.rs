@@ -146,9 +146,10 @@ fn compare(memory: &Memory<u64>, model: &Model) {
 #[test]
 fn random_operations_agree_with_a_sorted_map() {
     let steps = if cfg!(miri) { 150 } else { 5_000 };
-    for shards in [1, 2, 8] {
-        let memory = Memory::new(shards, Limits { entries: Some(9), bytes: Some(100) });
-        let (mut model, mut rng) = (Model::new(), Rng(shards as u64));
+    for (shards, entries) in [(1, 9), (2, 9), (8, 9), (1, 20)] {
+        let limits = Limits { entries: Some(entries), bytes: Some(15 * entries) };
+        let memory = Memory::new(shards, limits);
+        let (mut model, mut rng) = (Model::new(), Rng(shards as u64 + entries));
         for _ in 0..steps {
             step(&memory, &mut model, &mut rng);
             compare(&memory, &model);
