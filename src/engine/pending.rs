@@ -6,13 +6,13 @@
 //! - **P1** a key that has an operation that was acknowledged and not yet committed has the newest
 //!   such operation in `ops`; a look-up that misses memory looks there before it looks on disk.
 //! - **P2** an operation leaves `ops` only after the snapshot that readers use contains it; each time
-//!   one does, `settled` changes.
+//!   one does, its key's count in `settled` changes.
 //! - **P3** `ops` never goes back: an operation is replaced only by one with a larger number.
 //! - **P4** the order row that the disk has for a key is not newer than the key's recency in memory
 //!   or in `touches`, once the urgent ones of these have been applied.
 //!
-//! P2 is what makes promotion safe: a reader notes `settled` before it reads the disk, and what it
-//! read is still the newest if, when it comes back, `settled` is unchanged and the key is neither in
+//! P2 is what makes promotion safe: a reader notes that count before it reads the disk, and what it
+//! read is still the newest if, when it comes back, the count is unchanged and the key is neither in
 //! memory nor in `ops`.
 
 use hashbrown::HashTable;
@@ -33,9 +33,35 @@ pub(crate) struct Side {
     touches: HashTable<Touched>,
     /// The number of a clear that is not committed yet: until then nothing on disk counts.
     pub(crate) cleared: Option<u64>,
-    /// Changes whenever an operation leaves `ops` (P2).
-    pub(crate) settled: u64,
+    settled: Settled,
     pub(crate) counts: ShardCounts,
+}
+
+/// How often operations have left `ops` (P2), by a few bits of their keys' hashes: so a reader need not
+/// look again whenever some other key of the shard was settled meanwhile.
+#[derive(Debug, Default)]
+struct Settled([u32; 32]);
+
+impl Settled {
+    fn token(&self, hash: KeyHash) -> u64 {
+        u64::from(self.0[Self::index(hash)])
+    }
+
+    fn change(&mut self, hash: KeyHash) {
+        let count = &mut self.0[Self::index(hash)];
+        *count = count.wrapping_add(1);
+    }
+
+    fn change_all(&mut self) {
+        for count in &mut self.0 {
+            *count = count.wrapping_add(1);
+        }
+    }
+
+    /// Bits that choose neither the shard nor, in a small table, the bucket.
+    fn index(hash: KeyHash) -> usize {
+        usize::try_from(hash.0 >> 20).unwrap_or_default() % 32
+    }
 }
 
 /// An operation that is not committed yet.
@@ -77,7 +103,7 @@ pub(crate) enum Below {
     Value(Record),
     /// It is not there.
     Gone,
-    /// The disk knows; the token is to be compared with `settled` afterwards.
+    /// The disk knows; the token is to be compared with a new one afterwards.
     Unknown { token: u64 },
 }
 
@@ -92,7 +118,7 @@ impl Side {
             Some(Pending { what: What::Put(record), .. }) => Below::Value(record.clone()),
             Some(Pending { what: What::Gone(_), .. }) => Below::Gone,
             None if self.cleared.is_some() => Below::Gone,
-            None => Below::Unknown { token: self.settled },
+            None => Below::Unknown { token: self.settled.token(hash) },
         }
     }
 
@@ -122,7 +148,7 @@ impl Side {
     pub(crate) fn settle(&mut self, hash: KeyHash, key: &[u8], up_to: u64) -> Option<Pending> {
         let same = |p: &Pending| p.hash == hash.0 && p.seq <= up_to && p.what.record().key() == key;
         let entry = self.ops.find_entry(hash.0, same).ok()?;
-        self.settled += 1;
+        self.settled.change(hash);
         Some(entry.remove().0)
     }
 
@@ -131,7 +157,7 @@ impl Side {
     #[must_use]
     pub(crate) fn clear(&mut self, seq: u64) -> (Vec<Pending>, usize) {
         self.cleared = Some(seq);
-        self.settled += 1;
+        self.settled.change_all();
         let gone = self.ops.extract_if(|p| p.seq < seq).collect();
         let touches = self.touches.len();
         self.touches.clear();
@@ -142,7 +168,7 @@ impl Side {
     pub(crate) fn clear_settled(&mut self, up_to: u64) {
         if self.cleared.is_some_and(|seq| seq <= up_to) {
             self.cleared = None;
-            self.settled += 1;
+            self.settled.change_all();
         }
     }
 

@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 use crate::trace::trace_op;
 
 /// How often a get looks below before it leaves promotion be.
-const ATTEMPTS_MAX: usize = 8;
+const ATTEMPTS_MAX: usize = 64;
 
 /// What a value below memory was found as.
 #[derive(Debug, Clone)]
@@ -124,8 +124,9 @@ impl Core {
             trace_op!("get", key, "miss", "memory");
             return Ok(None);
         };
-        // A commit in between makes what was seen doubtful, and this looks again: commits are
-        // milliseconds apart, so once is nearly always enough, and the last try is good anyway.
+        // An operation of the key, or of one in 32 others, that was settled in between makes what was
+        // seen doubtful, and this looks again: once is nearly always enough. The last try is good
+        // anyway, only not promoted.
         for attempt in (0..ATTEMPTS_MAX).rev() {
             let seen = match self.see_below(disk, locked, hash, key) {
                 Ok(Some(seen)) => seen,

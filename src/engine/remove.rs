@@ -97,7 +97,9 @@ impl Core {
         garbage: &mut Garbage,
     ) -> Option<Found> {
         let over = self.is_over(removed.record.header().deadline, removed.stamp, wall);
-        let found = self.found(removed.record.clone(), removed.stamp, Tier::Memory);
+        // Past its time in memory, it is what a get would find below.
+        let tier = if wall > removed.record.leaves() { self.lowest() } else { Tier::Memory };
+        let found = self.found(removed.record.clone(), removed.stamp, tier);
         if over {
             side.counts.memory_expirations += 1;
             if removed.handed != NOT_BELOW {

@@ -157,7 +157,7 @@ impl Core {
         }
     }
 
-    /// What makes sure that the key stays absent, if it is.
+    /// What makes sure that the key stays absent, if it is; an entry that is over is removed.
     fn absent(&self, hash: KeyHash, key: &[u8], wall: u64) -> Result<Option<Expect>> {
         let mut garbage = Garbage::default();
         let mut locked = self.memory.lock(hash);
@@ -216,7 +216,11 @@ impl Core {
                 (seen.record.clone(), seen.accessed, Expect::SameBelow(seen))
             };
             if self.is_over(record.header().deadline, accessed, moment.wall) {
-                return Ok(false);
+                // Takes out what it meets; somebody may have put something else there.
+                if self.absent(hash, key, moment.wall)?.is_some() {
+                    return Ok(false);
+                }
+                continue;
             }
             let deadline = self.deadline(ttl, moment.wall);
             let record = record.redated(moment.stamp, deadline, self.seal());

@@ -83,8 +83,8 @@ impl Shard {
         self.table.find(hash.0, same).map(|bucket| bucket.id)
     }
 
-    /// The record of an entry that is not over by its deadline and stamp. Its stamp becomes `stamp`
-    /// unless that is older; whether it is, is given along, and then [`Self::restamp`] has to follow.
+    /// The record of an entry that is not over by its deadline and stamp, which becomes `stamp`.
+    /// Whether that is older is given along, and then [`Self::restamp`] has to follow.
     #[inline]
     pub(crate) fn hit(
         &self,
@@ -97,9 +97,7 @@ impl Shard {
         if is_over(record.leaves(), before) {
             return None;
         }
-        if before <= stamp {
-            record.set_recency(stamp);
-        }
+        record.set_recency(stamp);
         Some((record, before > stamp))
     }
 
@@ -150,7 +148,6 @@ impl Shard {
         debug_assert_eq!(self.record(id).key(), record.key(), "S1: the key stays");
         self.bytes = self.bytes - self.charge(id) + record.charge();
         let was = self.deadline(id);
-        record.set_recency(self.stamp(id));
         record.set_leaves(placement.deadline);
         self.set_handed(id, placement.handed);
         let old = self.slab.replace(id, record);

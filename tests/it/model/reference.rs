@@ -364,8 +364,10 @@ impl Model {
 
     fn touch(&mut self, key: &[u8], ttl: Option<u64>) -> bool {
         let (stamp, wall) = self.moment(None);
-        let e = self.entries.get(key).filter(|e| !self.is_gone(e, wall));
-        let Some(mut e) = e.cloned() else { return false };
+        if self.entries.get(key).is_some_and(|e| self.is_gone(e, wall)) {
+            self.meet(key, wall);
+        }
+        let Some(mut e) = self.entries.get(key).cloned() else { return false };
         (e.stamp, e.deadline) = (stamp, self.deadline(ttl, wall));
         e.memory = self.copy(e.charge, e.deadline, wall);
         self.entries.insert(key.to_vec(), e);
@@ -384,8 +386,8 @@ impl Model {
             self.stats.disk_expirations += u64::from(self.options.disk);
             return None;
         }
-        let tier = if e.memory.is_some() { Tier::Memory } else { Tier::Disk };
-        Some(self.seen(key, &e, tier))
+        let above = e.memory.is_some() && !self.is_stale(&e, self.now);
+        Some(self.seen(key, &e, if above { Tier::Memory } else { Tier::Disk }))
     }
 
     fn remove(&mut self, keys: &[&str]) -> Vec<Seen> {
