@@ -15,7 +15,7 @@
 //! # Invariants
 //!
 //! - **D1** after each commit the tier is within the limits of that batch.
-//! - **D2** `totals` equals a recount of the data table at every commit, crashes included, because
+//! - **D2** `totals` equals a recount of the rows at every commit, crashes included, because
 //!   it is written in the same transaction.
 //! - **D3** every entry has exactly one live row in the order table: that with its current stamp.
 //! - **D4** every entry with a deadline has exactly one row in the expiry table, and no other is
@@ -31,6 +31,7 @@ mod failure;
 mod lock;
 mod open;
 mod read;
+mod rows;
 mod schema;
 
 use std::path::PathBuf;

@@ -4,23 +4,22 @@
 
 use std::ops::Bound;
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
+use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
-use crate::record::{BadRow, Header, Record};
+use crate::record::{BadRow, Record};
 use crate::store::disk::failure::{Failure, guarded};
-use crate::store::disk::schema::{DATA, TOUCH};
+use crate::store::disk::schema::{INDEX, ROWS, split_row};
 
 /// One read transaction with its tables open.
 pub(crate) struct Snapshot {
-    data: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    /// `None` if no recency was handed down: one look-up less.
-    touch: Option<ReadOnlyTable<&'static [u8], u64>>,
+    index: ReadOnlyTable<&'static [u8], (u64, u64)>,
+    rows: ReadOnlyTable<u64, &'static [u8]>,
     schema_version: u32,
 }
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot").field("touched", &self.touch.is_some()).finish_non_exhaustive()
+        f.debug_struct("Snapshot").finish_non_exhaustive()
     }
 }
 
@@ -44,17 +43,22 @@ pub(crate) enum Lookup {
 impl Snapshot {
     pub(super) fn take(database: &Database, schema_version: u32) -> Result<Self, Failure> {
         let transaction = database.begin_read()?;
-        let data = transaction.open_table(DATA)?;
-        let touch = transaction.open_table(TOUCH)?;
-        let touch = if touch.is_empty()? { None } else { Some(touch) };
-        Ok(Self { data, touch, schema_version })
+        let index = transaction.open_table(INDEX)?;
+        let rows = transaction.open_table(ROWS)?;
+        Ok(Self { index, rows, schema_version })
     }
 
     /// The entry of `key`, whatever its age.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Lookup, Failure> {
         guarded(|| {
-            let Some(guard) = self.data.get(key)? else { return Ok(Lookup::Nothing) };
-            let record = match Record::from_row(key, guard.value()) {
+            let Some(entry) = self.index.get(key)? else { return Ok(Lookup::Nothing) };
+            let (place, stamp) = entry.value();
+            let Some(guard) = self.rows.get(place)? else { return Ok(Lookup::Damaged) };
+            let Some((name, row)) = split_row(guard.value()) else { return Ok(Lookup::Damaged) };
+            if name != key {
+                return Ok(Lookup::Damaged);
+            }
+            let record = match Record::from_row(key, row) {
                 Ok(record) => record,
                 Err(BadRow::Newer | BadRow::Shape | BadRow::Checksum) => {
                     return Ok(Lookup::Damaged);
@@ -63,23 +67,13 @@ impl Snapshot {
             if record.header().schema != self.schema_version {
                 return Ok(Lookup::Nothing);
             }
-            let stamp = self.stamp(key, &record)?;
             Ok(Lookup::Row(Row { record, stamp }))
         })
     }
 
-    fn stamp(&self, key: &[u8], record: &Record) -> Result<u64, Failure> {
-        let Some(touch) = &self.touch else { return Ok(record.stamp()) };
-        Ok(touch.get(key)?.map_or_else(|| record.stamp(), |guard| guard.value()))
-    }
-
-    /// Whether there is a row for `key`, whatever its age.
+    /// Whether there is an entry of `key`, whatever its age.
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool, Failure> {
-        guarded(|| {
-            let Some(guard) = self.data.get(key)? else { return Ok(false) };
-            let header = Header::parse(guard.value(), key.len());
-            Ok(header.is_ok_and(|h| h.schema == self.schema_version))
-        })
+        guarded(|| Ok(self.index.get(key)?.is_some()))
     }
 
     /// Up to `limit` keys that start with `prefix`, in order, behind `after`.
@@ -92,7 +86,7 @@ impl Snapshot {
         guarded(|| {
             let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
             let mut keys = Vec::new();
-            for row in self.data.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {
+            for row in self.index.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {
                 let (key, _) = row?;
                 if !key.value().starts_with(prefix) {
                     break;
