@@ -43,6 +43,8 @@ use redb::Database;
 use crate::store::Totals;
 use crate::sync::RwLock;
 
+use read::Memo;
+
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
 pub(crate) use read::{Lookup, Row, Snapshot};
@@ -93,6 +95,8 @@ pub(crate) struct Writer {
     totals: Totals,
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
+    /// What readers remember of the index, from one snapshot to the next.
+    memo: Arc<Memo>,
     path: PathBuf,
     cache_bytes: usize,
     schema_version: u32,
@@ -119,7 +123,10 @@ impl Writer {
     fn refresh(&mut self) -> Result<(), Failure> {
         let Some(database) = &self.database else { return Ok(()) };
         let schema_version = self.schema_version;
-        let snapshot = failure::guarded(|| Snapshot::take(database, schema_version))?;
+        // Only this thread publishes, so this is the number that the snapshot will have.
+        let (memo, epoch) = (Arc::clone(&self.memo), self.disk.epoch() + 1);
+        let take = || Snapshot::take(database, schema_version, memo, epoch);
+        let snapshot = failure::guarded(take)?;
         self.disk.publish(Some(Arc::new(snapshot)), self.totals);
         Ok(())
     }

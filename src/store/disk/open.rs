@@ -28,6 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
+use crate::store::disk::read::Memo;
 use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
     EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
@@ -127,6 +128,7 @@ impl Opened {
             database: Some(database),
             totals,
             sweep_from: Vec::new(),
+            memo: Arc::new(Memo::new(options.cache_bytes)),
             path: path.clone(),
             cache_bytes: options.cache_bytes,
             schema_version: options.schema_version,
