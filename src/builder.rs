@@ -222,7 +222,9 @@ impl<H: Weighed> Builder<H> {
         self
     }
 
-    /// Memory for pages of the file, on top of the memory tier. Default: 64 MiB.
+    /// Memory for pages of the file, on top of the memory tier; filled as the file is read and
+    /// written. Half of it is room for a commit. A 25th more goes to what reads remember of the index.
+    /// A small file needs its own length at most. Default: 128 MiB.
     pub fn disk_cache_bytes(mut self, bytes: usize) -> Self {
         self.config.disk_cache_bytes = bytes;
         self

@@ -143,7 +143,7 @@ impl Default for Config {
             on_schema_mismatch: SchemaPolicy::default(),
             error_policy: ErrorPolicy::default(),
             shards: None,
-            disk_cache_bytes: 64 << 20,
+            disk_cache_bytes: 128 << 20,
             clock: None,
             listener: None,
         }

@@ -79,7 +79,7 @@ impl Load {
 
 /// A commit starts early when this part of the queue is used: the rest is for the time it takes.
 /// A commit takes that much at once, too, so that who waits for room does not wait long.
-const EARLY_FRACTION: usize = 4;
+const EARLY_FRACTION: usize = 8;
 
 /// The queue.
 #[derive(Debug)]

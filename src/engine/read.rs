@@ -194,7 +194,7 @@ impl Core {
         token: u64,
     ) -> Result<Option<Row>> {
         let Some(snapshot) = disk.disk.snapshot() else { return self.disk_unavailable(disk, None) };
-        let removal = match snapshot.get(key) {
+        let removal = match snapshot.get(hash, key) {
             Err(failure) => return self.disk_failed(failure, None),
             Ok(Lookup::Nothing) => return Ok(None),
             Ok(Lookup::Row(row)) => {

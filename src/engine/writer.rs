@@ -256,6 +256,7 @@ impl Core {
     fn settle(&self, disk: &DiskSide, batch: &Batch<'_>, outcome: Outcome) {
         self.counts.disk_evictions.add(outcome.evicted.len() as u64);
         self.counts.disk_expirations.add(outcome.expired.len() as u64);
+        self.counts.corrupt.add(outcome.scrubbed);
         disk.next_deadline.store(outcome.next_deadline.unwrap_or(NEVER), Ordering::Release);
         disk.oldest.store(outcome.oldest.unwrap_or(NEVER), Ordering::Release);
         // First, or what came after a clear in the same batch would be hidden for a moment.

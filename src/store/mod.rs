@@ -116,7 +116,7 @@ pub(crate) struct Outcome {
     pub(crate) replaced: Vec<Record>,
     /// How many entries each `Clear` found, in order.
     pub(crate) cleared: Vec<u64>,
-    /// Damaged rows that a scrub, or a put or removal over them, took out.
+    /// Damaged rows that went, except for those that a scrub was asked for.
     pub(crate) scrubbed: u64,
     /// The earliest deadline that is left.
     pub(crate) next_deadline: Option<u64>,

@@ -4,7 +4,7 @@
 //!
 //! 1. Changes are reduced to the last one of each key and applied in key order; a `Clear` splits
 //!    the batch, since it counts what it finds.
-//! 2. Recency that memory handed down becomes touch rows and new order rows.
+//! 2. Recency that memory handed down goes into the index, and becomes new order rows.
 //! 3. What has expired leaves: by the expiry table for deadlines, from the old end of the order for
 //!    time-to-idle.
 //! 4. While over a limit, the oldest row of the order leaves. A stale row is dropped; of a live one
@@ -21,11 +21,12 @@ use std::ops::Bound;
 
 use redb::{Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
-use crate::record::{Header, NEVER, Record};
+use crate::record::{NEVER, Record};
 use crate::store::disk::Writer;
 use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::rows::{Gone, Rows};
 use crate::store::disk::schema::{
-    DATA, EXPIRY, META, ORDER, TOTALS_ROW, TOUCH, moment_key, push_moment_key, split_moment,
+    EXPIRY, META, ORDER, TOTALS_ROW, moment_key, push_moment_key, split_moment,
 };
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Totals, Touch, Verdict, Why};
 
@@ -80,16 +81,13 @@ impl Writer {
 struct Work<'t, 'b> {
     transaction: &'t WriteTransaction,
     batch: &'b Batch<'b>,
-    data: Table<'t, &'static [u8], &'static [u8]>,
+    rows: Rows<'t, 'b>,
     order: Table<'t, &'static [u8], ()>,
-    touch: Table<'t, &'static [u8], u64>,
     expiry: Table<'t, &'static [u8], ()>,
-    /// Whether there may be touch rows: most files have none.
-    touched: bool,
     added: u64,
-    /// Order rows of this batch that are not in the table yet, one after the other in `rows`.
-    rows: Vec<u8>,
-    row_ends: Vec<usize>,
+    /// Order rows of this batch that are not in the table yet, one after the other.
+    moments: Vec<u8>,
+    moment_ends: Vec<usize>,
     /// Whether the sums have to be counted anew, because a damaged row went.
     recount: bool,
     sweep_from: Vec<u8>,
@@ -104,18 +102,15 @@ impl<'t, 'b> Work<'t, 'b> {
         totals: Totals,
         sweep_from: Vec<u8>,
     ) -> Result<Self, Failure> {
-        let touch = transaction.open_table(TOUCH)?;
         Ok(Self {
             transaction,
             batch,
-            data: transaction.open_table(DATA)?,
+            rows: Rows::open(transaction)?,
             order: transaction.open_table(ORDER)?,
             expiry: transaction.open_table(EXPIRY)?,
-            touched: !touch.is_empty()?,
-            touch,
             added: 0,
-            rows: Vec::new(),
-            row_ends: Vec::new(),
+            moments: Vec::new(),
+            moment_ends: Vec::new(),
             recount: false,
             sweep_from,
             outcome: Outcome { totals, ..Outcome::default() },
@@ -124,17 +119,21 @@ impl<'t, 'b> Work<'t, 'b> {
     }
 
     /// Step 1.
-    fn apply(&mut self, ops: &[Op]) -> Result<(), Failure> {
+    fn apply(&mut self, ops: &'b [Op]) -> Result<(), Failure> {
         for part in ops.chunk_by(|a, _| !matches!(a.change, Change::Clear)) {
             let clears = part.last().is_some_and(|op| matches!(op.change, Change::Clear));
             // Grouped by key, each group in the order of its operations.
-            let mut keyed: Vec<(&Record, &Op)> =
-                part.iter().filter_map(|op| Some((op.change.record()?, op))).collect();
+            let mut keyed: Vec<(&Record, u64, &Op)> = (0..)
+                .zip(part)
+                .filter_map(|(nth, op)| Some((op.change.record()?, nth, op)))
+                .collect();
             keyed.sort_by(|a, b| a.0.key().cmp(b.0.key()));
             for group in keyed.chunk_by(|a, b| a.0.key() == b.0.key()) {
-                let ([(_, first), ..], [.., (record, last)]) = (group, group) else { continue };
+                let ([(_, _, first), ..], [.., (record, nth, last)]) = (group, group) else {
+                    continue;
+                };
                 match last.change {
-                    Change::Put(_) => self.put(record, first.reported)?,
+                    Change::Put(_) => self.put(*nth, record, first.reported)?,
                     Change::Remove(_) => {
                         if !first.reported {
                             self.report_replaced(record.key())?;
@@ -148,34 +147,21 @@ impl<'t, 'b> Work<'t, 'b> {
             if clears {
                 self.clear()?;
             }
+            self.rows.append(part.len() as u64)?;
         }
         Ok(())
     }
 
-    fn put(&mut self, record: &Record, reported: bool) -> Result<(), Failure> {
-        let key = record.key();
-        let header = record.header();
-        let old = match self.data.insert(key, record.row())? {
-            None => None,
-            Some(old) => {
-                if self.batch.listening && !reported {
-                    self.outcome.replaced.extend(Record::from_row(key, old.value()));
-                }
-                Some(Header::check(old.value(), key))
-            }
-        };
+    fn put(&mut self, nth: u64, record: &'b Record, reported: bool) -> Result<(), Failure> {
+        let (key, header) = (record.key(), record.header());
+        let wanted = self.batch.listening && !reported;
+        let old = self.rows.put(nth, record, wanted)?;
         let totals = &mut self.outcome.totals;
+        totals.entries += 1;
         totals.bytes = totals.bytes.saturating_add(header.charge);
-        match old {
-            None => totals.entries += 1,
-            Some(Ok(old)) => {
-                totals.bytes -= old.charge;
-                self.drop_deadline(old.deadline, key)?;
-            }
-            Some(Err(_)) => self.damaged_row_went(key)?,
-        }
-        if self.touched {
-            self.touch.remove(key)?;
+        if let Some(old) = old {
+            let old = self.went(key, old)?;
+            self.outcome.replaced.extend(old);
         }
         self.add_order(header.stamp, key);
         if header.deadline != NEVER {
@@ -187,41 +173,41 @@ impl<'t, 'b> Work<'t, 'b> {
 
     /// A put that is not applied, since its key was removed after it, had replaced this row.
     fn report_replaced(&mut self, key: &[u8]) -> Result<(), Failure> {
-        if let Some(row) = self.data.get(key)? {
-            self.outcome.replaced.extend(Record::from_row(key, row.value()));
+        if self.batch.listening
+            && let Some(Ok(record)) = self.rows.record(key)?
+        {
+            self.outcome.replaced.push(record);
         }
         Ok(())
     }
 
     /// Removes a key's row and what belongs to it, except for its order row, which is now stale.
     fn remove(&mut self, key: &[u8]) -> Result<Option<Record>, Failure> {
-        let (header, record) = {
-            let Some(old) = self.data.remove(key)? else { return Ok(None) };
-            let record = self.batch.listening.then(|| Record::from_row(key, old.value()));
-            (Header::check(old.value(), key), record)
-        };
+        let Some(gone) = self.rows.remove(key, self.batch.listening)? else { return Ok(None) };
+        let record = self.went(key, gone)?;
+        Ok(Some(record.unwrap_or_else(|| Record::of_key(key))))
+    }
+
+    /// Takes what went out of the sums; gives its record.
+    fn went(&mut self, key: &[u8], gone: Gone) -> Result<Option<Record>, Failure> {
         let totals = &mut self.outcome.totals;
         totals.entries = totals.entries.saturating_sub(1);
-        match header {
+        match gone.header {
             Ok(old) => {
                 totals.bytes = totals.bytes.saturating_sub(old.charge);
                 self.drop_deadline(old.deadline, key)?;
             }
             Err(_) => self.damaged_row_went(key)?,
         }
-        if self.touched {
-            self.touch.remove(key)?;
-        }
-        Ok(Some(record.and_then(Result::ok).unwrap_or_else(|| Record::of_key(key))))
+        Ok(gone.record)
     }
 
     fn scrub(&mut self, key: &[u8]) -> Result<(), Failure> {
-        let damaged = match self.data.get(key)? {
-            Some(row) => Header::check(row.value(), key).is_err(),
-            None => false,
-        };
-        if damaged {
+        if matches!(self.rows.record(key)?, Some(Err(_))) {
+            // Whoever asked for it has counted it.
+            let counted = self.outcome.scrubbed;
             self.remove(key)?;
+            self.outcome.scrubbed = counted;
         }
         Ok(())
     }
@@ -247,28 +233,26 @@ impl<'t, 'b> Work<'t, 'b> {
         self.outcome.cleared.push(self.outcome.totals.entries);
         let batch = self.outcome.totals.batch;
         self.outcome.totals = Totals { batch, ..Totals::default() };
-        self.touched = false;
-        self.rows.clear();
-        self.row_ends.clear();
-        self.data.retain(|_, _| false)?;
+        self.moments.clear();
+        self.moment_ends.clear();
+        self.rows.clear()?;
         self.order.retain(|_, ()| false)?;
-        self.touch.retain(|_, _| false)?;
         self.expiry.retain(|_, ()| false)?;
         Ok(())
     }
 
     /// Notes an order row, for [`Self::append_order`].
     fn add_order(&mut self, stamp: u64, key: &[u8]) {
-        push_moment_key(&mut self.rows, stamp, key);
-        self.row_ends.push(self.rows.len());
+        push_moment_key(&mut self.moments, stamp, key);
+        self.moment_ends.push(self.moments.len());
         self.added += 1;
     }
 
     /// Puts the noted order rows into the table: nearly always behind all that are there, where a
     /// cursor appends them three times as fast as they could be inserted.
     fn append_order(&mut self) -> Result<(), Failure> {
-        let rows = std::mem::take(&mut self.rows);
-        let ends = std::mem::take(&mut self.row_ends);
+        let rows = std::mem::take(&mut self.moments);
+        let ends = std::mem::take(&mut self.moment_ends);
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let mut rows: Vec<&[u8]> =
             starts.zip(&ends).filter_map(|(from, to)| rows.get(from..*to)).collect();
@@ -293,30 +277,17 @@ impl<'t, 'b> Work<'t, 'b> {
         let mut touches: Vec<&Touch> = touches.iter().collect();
         touches.sort_by(|a, b| a.record.key().cmp(b.record.key()));
         for touch in touches {
-            if self.data.get(touch.record.key())?.is_some() {
-                self.set_recency(touch.record.key(), touch.stamp)?;
-            }
+            self.set_recency(touch.record.key(), touch.stamp)?;
         }
         Ok(())
     }
 
-    /// Makes `stamp` the recency of a key that is there.
+    /// Makes `stamp` the recency of a key, if it is there.
     fn set_recency(&mut self, key: &[u8], stamp: u64) -> Result<(), Failure> {
-        self.touched = true;
-        self.touch.insert(key, stamp)?;
-        self.add_order(stamp, key);
-        Ok(())
-    }
-
-    /// The recency of a key as stored; `None` if there is no such entry.
-    fn recency(&self, key: &[u8]) -> Result<Option<u64>, Failure> {
-        if self.touched
-            && let Some(stamp) = self.touch.get(key)?
-        {
-            return Ok(Some(stamp.value()));
+        if self.rows.set_stamp(key, stamp)? {
+            self.add_order(stamp, key);
         }
-        let Some(row) = self.data.get(key)? else { return Ok(None) };
-        Ok(Header::parse(row.value(), key.len()).ok().map(|h| h.stamp))
+        Ok(())
     }
 
     /// Step 3.
@@ -329,7 +300,7 @@ impl<'t, 'b> Work<'t, 'b> {
         }
         self.outcome.more_expired = due.len() == SWEEP_ROWS_MAX;
         for (deadline, key) in due.iter().filter_map(|row| split_moment(row)) {
-            let Some(stamp) = self.recency(key)? else {
+            let Some(stamp) = self.rows.stamp(key)? else {
                 // D4 says that this cannot be; a row that leads nowhere must not stay.
                 self.drop_deadline(deadline, key)?;
                 continue;
@@ -386,7 +357,7 @@ impl<'t, 'b> Work<'t, 'b> {
                 None => return Ok(None),
             };
             if let Some((stamp, key)) = split_moment(&row)
-                && self.recency(key)? == Some(stamp)
+                && self.rows.stamp(key)? == Some(stamp)
             {
                 return Ok(Some((stamp, key.to_vec())));
             }
@@ -399,7 +370,7 @@ impl<'t, 'b> Work<'t, 'b> {
         while self.batch.limits.exceeded(self.outcome.totals.entries, self.outcome.totals.bytes) {
             let Some((stamp, key)) = self.oldest_live()? else {
                 // D3 is broken, so the file is damaged: be within the limits all the same (D1).
-                let Some(key) = self.data.first()?.map(|(key, _)| key.value().to_vec()) else {
+                let Some(key) = self.rows.any_key()? else {
                     self.outcome.totals = Totals { batch: self.batch.number, ..Totals::default() };
                     return Ok(());
                 };
@@ -433,7 +404,7 @@ impl<'t, 'b> Work<'t, 'b> {
         }
         for row in &rows {
             let live = match split_moment(row) {
-                Some((stamp, key)) => self.recency(key)? == Some(stamp),
+                Some((stamp, key)) => self.rows.stamp(key)? == Some(stamp),
                 None => false,
             };
             if !live {
@@ -448,7 +419,9 @@ impl<'t, 'b> Work<'t, 'b> {
     /// Step 6, up to the commit itself.
     fn finish(mut self, number: u64) -> Result<(Outcome, Vec<u8>), Failure> {
         if self.recount {
-            self.outcome.totals = recount(&self.data)?;
+            let (totals, lost) = self.rows.mend()?;
+            self.outcome.totals = totals;
+            self.outcome.scrubbed += lost;
         }
         self.outcome.totals.batch = number;
         self.outcome.next_deadline =
@@ -459,18 +432,4 @@ impl<'t, 'b> Work<'t, 'b> {
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
         Ok((self.outcome, self.sweep_from))
     }
-}
-
-/// Counts entries and bytes by walking all rows; the number of the batch is left at zero.
-pub(super) fn recount(
-    data: &impl ReadableTable<&'static [u8], &'static [u8]>,
-) -> Result<Totals, Failure> {
-    let mut totals = Totals::default();
-    for row in data.iter()? {
-        let (key, row) = row?;
-        let header = Header::parse(row.value(), key.value().len());
-        totals.entries += 1;
-        totals.bytes = totals.bytes.saturating_add(header.map_or(0, |h| h.charge));
-    }
-    Ok(totals)
 }

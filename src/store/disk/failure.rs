@@ -40,7 +40,10 @@ impl From<redb::Error> for Failure {
     fn from(error: redb::Error) -> Self {
         use std::io::ErrorKind as Io;
         let damaged = match &error {
-            redb::Error::Corrupted(_) => true,
+            // The last two: a file of ours that lacks what ours have.
+            redb::Error::Corrupted(_)
+            | redb::Error::TableDoesNotExist(_)
+            | redb::Error::TableTypeMismatch { .. } => true,
             // A file that is cut short, or whose first bytes are not redb's.
             redb::Error::Io(e) => matches!(e.kind(), Io::UnexpectedEof | Io::InvalidData),
             _ => false,

@@ -15,7 +15,7 @@
 //! # Invariants
 //!
 //! - **D1** after each commit the tier is within the limits of that batch.
-//! - **D2** `totals` equals a recount of the data table at every commit, crashes included, because
+//! - **D2** `totals` equals a recount of the rows at every commit, crashes included, because
 //!   it is written in the same transaction.
 //! - **D3** every entry has exactly one live row in the order table: that with its current stamp.
 //! - **D4** every entry with a deadline has exactly one row in the expiry table, and no other is
@@ -31,6 +31,7 @@ mod failure;
 mod lock;
 mod open;
 mod read;
+mod rows;
 mod schema;
 
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ use redb::Database;
 
 use crate::store::Totals;
 use crate::sync::RwLock;
+
+use read::Memo;
 
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
@@ -92,6 +95,8 @@ pub(crate) struct Writer {
     totals: Totals,
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
+    /// What readers remember of the index, from one snapshot to the next.
+    memo: Arc<Memo>,
     path: PathBuf,
     cache_bytes: usize,
     schema_version: u32,
@@ -118,7 +123,10 @@ impl Writer {
     fn refresh(&mut self) -> Result<(), Failure> {
         let Some(database) = &self.database else { return Ok(()) };
         let schema_version = self.schema_version;
-        let snapshot = failure::guarded(|| Snapshot::take(database, schema_version))?;
+        // Only this thread publishes, so this is the number that the snapshot will have.
+        let (memo, epoch) = (Arc::clone(&self.memo), self.disk.epoch() + 1);
+        let take = || Snapshot::take(database, schema_version, memo, epoch);
+        let snapshot = failure::guarded(take)?;
         self.disk.publish(Some(Arc::new(snapshot)), self.totals);
         Ok(())
     }

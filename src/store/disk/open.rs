@@ -8,7 +8,7 @@
 //!    file would leave one that cannot be opened.
 //! 4. The meta rows are read, read-only where the file was closed cleanly, so that a file that is
 //!    refused stays as it is.
-//! 5. The database is opened, and its totals compared with the length of the data table.
+//! 5. The database is opened, and its totals compared with the number of rows.
 //!
 //! A file that begins as ours and cannot be opened or read is damaged: it is set aside under the
 //! name `*.damaged`, in the place of the one before, or refused, as the caller chose.
@@ -26,12 +26,13 @@ use redb::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
-use crate::store::disk::commit::recount;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
+use crate::store::disk::read::Memo;
+use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
-    DATA, EXPIRY, FORMAT_ROW, FORMAT_VERSION, KEY_ROW, META, ORDER, RKYV_ROW, SCHEMA_VERSION_ROW,
-    TOTALS_ROW, TOUCH, VALUE_ROW,
+    EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
+    SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
 use crate::store::disk::{Disk, Writer};
 use crate::sync::RwLock;
@@ -127,6 +128,7 @@ impl Opened {
             database: Some(database),
             totals,
             sweep_from: Vec::new(),
+            memo: Arc::new(Memo::new(options.cache_bytes)),
             path: path.clone(),
             cache_bytes: options.cache_bytes,
             schema_version: options.schema_version,
@@ -226,13 +228,13 @@ fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
         meta.insert(VALUE_ROW, options.value.as_bytes())?;
         meta.insert(SCHEMA_VERSION_ROW, options.schema_version.to_le_bytes().as_slice())?;
         meta.insert(TOTALS_ROW, Totals::default().encode().as_slice())?;
-        transaction.delete_table(DATA)?;
+        transaction.delete_table(INDEX)?;
+        transaction.delete_table(ROWS)?;
         transaction.delete_table(ORDER)?;
-        transaction.delete_table(TOUCH)?;
         transaction.delete_table(EXPIRY)?;
-        transaction.open_table(DATA)?;
+        transaction.open_table(INDEX)?;
+        transaction.open_table(ROWS)?;
         transaction.open_table(ORDER)?;
-        transaction.open_table(TOUCH)?;
         transaction.open_table(EXPIRY)?;
     }
     transaction.commit()?;
@@ -372,23 +374,28 @@ impl Look {
     }
 }
 
-/// The totals of a file; counted if the row is damaged or disagrees with the data table.
+/// The totals of a file; counted if their row is damaged or disagrees with the tables.
 pub(super) fn totals(database: &Database) -> Result<Totals, Failure> {
     guarded(|| {
         let transaction = database.begin_read()?;
-        let data = transaction.open_table(DATA)?;
         let stored = match row(&transaction.open_table(META)?, TOTALS_ROW)? {
             Some(row) => Totals::decode(&row),
             None => None,
         };
-        match stored {
-            Some(totals) if totals.entries == data.len()? => Ok(totals),
-            other => {
-                trace::warn("the totals of the cache file were wrong and are counted anew", &"");
-                let batch = other.map_or(0, |totals| totals.batch);
-                Ok(Totals { batch, ..recount(&data)? })
-            }
+        let entries = transaction.open_table(INDEX)?.len()?;
+        let rows = transaction.open_table(ROWS)?.len()?;
+        if let Some(totals) = stored.filter(|t| t.entries == entries && entries == rows) {
+            return Ok(totals);
         }
+        drop(transaction);
+        trace::warn("the totals of the cache file were wrong and are counted anew", &"");
+        let batch = stored.map_or(0, |totals| totals.batch);
+        let transaction = database.begin_write()?;
+        let (counted, _) = Rows::open(&transaction)?.mend()?;
+        let totals = Totals { batch, ..counted };
+        transaction.open_table(META)?.insert(TOTALS_ROW, totals.encode().as_slice())?;
+        transaction.commit()?;
+        Ok(totals)
     })
 }
 

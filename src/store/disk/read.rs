@@ -3,24 +3,73 @@
 //! A snapshot is held until the next commit at most. It gives out copies, never guards.
 
 use std::ops::Bound;
+use std::sync::{Arc, OnceLock};
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
+use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
-use crate::record::{BadRow, Header, Record};
+use crate::hash::KeyHash;
+use crate::record::{BadRow, Record};
 use crate::store::disk::failure::{Failure, guarded};
-use crate::store::disk::schema::{DATA, TOUCH};
+use crate::store::disk::schema::{INDEX, ROWS, split_row};
+use crate::sync::Mutex;
 
 /// One read transaction with its tables open.
 pub(crate) struct Snapshot {
-    data: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    /// `None` if no recency was handed down: one look-up less.
-    touch: Option<ReadOnlyTable<&'static [u8], u64>>,
+    index: ReadOnlyTable<&'static [u8], (u64, u64)>,
+    rows: ReadOnlyTable<u64, &'static [u8]>,
+    memo: Arc<Memo>,
+    /// Its number, for the memo.
+    epoch: u64,
     schema_version: u32,
 }
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot").field("touched", &self.touch.is_some()).finish_non_exhaustive()
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
+}
+
+/// Where the index led for keys that were read lately: a hit need not go there again. What was found
+/// in one snapshot is good for that one only, so commits need not tell this anything; and a row names
+/// its key, so two keys of one hash do no harm.
+#[derive(Debug)]
+pub(super) struct Memo {
+    /// Made by the first read.
+    slots: OnceLock<Box<[Mutex<Slot>]>>,
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    epoch: u64,
+    hash: u64,
+    place: u64,
+    stamp: u64,
+}
+
+/// The page cache has a slot for so many of its bytes: slots take up a 25th of it.
+const BYTES_PER_SLOT: usize = 1 << 10;
+
+impl Memo {
+    /// A memo beside a page cache of so many bytes.
+    pub(super) fn new(cache_bytes: usize) -> Self {
+        Self { slots: OnceLock::new(), count: (cache_bytes / BYTES_PER_SLOT).max(1) }
+    }
+
+    fn slot(&self, hash: KeyHash) -> Option<&Mutex<Slot>> {
+        let slots = self.slots.get_or_init(|| (0..self.count).map(|_| Mutex::default()).collect());
+        slots.get(usize::try_from(hash.0 % slots.len() as u64).unwrap_or(0))
+    }
+
+    fn recall(&self, epoch: u64, hash: KeyHash) -> Option<(u64, u64)> {
+        let slot = self.slot(hash)?.lock();
+        (slot.epoch == epoch && slot.hash == hash.0).then_some((slot.place, slot.stamp))
+    }
+
+    fn note(&self, epoch: u64, hash: KeyHash, place: u64, stamp: u64) {
+        if let Some(slot) = self.slot(hash) {
+            *slot.lock() = Slot { epoch, hash: hash.0, place, stamp };
+        }
     }
 }
 
@@ -42,44 +91,51 @@ pub(crate) enum Lookup {
 }
 
 impl Snapshot {
-    pub(super) fn take(database: &Database, schema_version: u32) -> Result<Self, Failure> {
+    pub(super) fn take(
+        database: &Database,
+        schema_version: u32,
+        memo: Arc<Memo>,
+        epoch: u64,
+    ) -> Result<Self, Failure> {
         let transaction = database.begin_read()?;
-        let data = transaction.open_table(DATA)?;
-        let touch = transaction.open_table(TOUCH)?;
-        let touch = if touch.is_empty()? { None } else { Some(touch) };
-        Ok(Self { data, touch, schema_version })
+        let index = transaction.open_table(INDEX)?;
+        let rows = transaction.open_table(ROWS)?;
+        Ok(Self { index, rows, memo, epoch, schema_version })
     }
 
     /// The entry of `key`, whatever its age.
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Lookup, Failure> {
+    pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Result<Lookup, Failure> {
         guarded(|| {
-            let Some(guard) = self.data.get(key)? else { return Ok(Lookup::Nothing) };
-            let record = match Record::from_row(key, guard.value()) {
-                Ok(record) => record,
-                Err(BadRow::Newer | BadRow::Shape | BadRow::Checksum) => {
-                    return Ok(Lookup::Damaged);
-                }
-            };
-            if record.header().schema != self.schema_version {
-                return Ok(Lookup::Nothing);
+            if let Some((place, stamp)) = self.memo.recall(self.epoch, hash)
+                && let Some(lookup) = self.row(key, place, stamp)?
+            {
+                return Ok(lookup);
             }
-            let stamp = self.stamp(key, &record)?;
-            Ok(Lookup::Row(Row { record, stamp }))
+            let Some(entry) = self.index.get(key)? else { return Ok(Lookup::Nothing) };
+            let (place, stamp) = entry.value();
+            self.memo.note(self.epoch, hash, place, stamp);
+            Ok(self.row(key, place, stamp)?.unwrap_or(Lookup::Damaged))
         })
     }
 
-    fn stamp(&self, key: &[u8], record: &Record) -> Result<u64, Failure> {
-        let Some(touch) = &self.touch else { return Ok(record.stamp()) };
-        Ok(touch.get(key)?.map_or_else(|| record.stamp(), |guard| guard.value()))
+    /// The row at a place; `None` if it is not this key's.
+    fn row(&self, key: &[u8], place: u64, stamp: u64) -> Result<Option<Lookup>, Failure> {
+        let Some(guard) = self.rows.get(place)? else { return Ok(None) };
+        let Some((_, row)) = split_row(guard.value()).filter(|(name, _)| *name == key) else {
+            return Ok(None);
+        };
+        Ok(Some(match Record::from_row(key, row) {
+            Ok(record) if record.header().schema == self.schema_version => {
+                Lookup::Row(Row { record, stamp })
+            }
+            Ok(_) => Lookup::Nothing,
+            Err(BadRow::Newer | BadRow::Shape | BadRow::Checksum) => Lookup::Damaged,
+        }))
     }
 
-    /// Whether there is a row for `key`, whatever its age.
+    /// Whether there is an entry of `key`, whatever its age.
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool, Failure> {
-        guarded(|| {
-            let Some(guard) = self.data.get(key)? else { return Ok(false) };
-            let header = Header::parse(guard.value(), key.len());
-            Ok(header.is_ok_and(|h| h.schema == self.schema_version))
-        })
+        guarded(|| Ok(self.index.get(key)?.is_some()))
     }
 
     /// Up to `limit` keys that start with `prefix`, in order, behind `after`.
@@ -92,7 +148,7 @@ impl Snapshot {
         guarded(|| {
             let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
             let mut keys = Vec::new();
-            for row in self.data.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {
+            for row in self.index.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {
                 let (key, _) = row?;
                 if !key.value().starts_with(prefix) {
                     break;

@@ -12,13 +12,13 @@ const _: () = assert!(RECORD_VERSION as u32 == FORMAT_VERSION, "records are part
 
 /// Facts about the file, by name.
 pub(super) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("larder_meta");
-/// Key to row.
-pub(super) const DATA: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("data");
+/// Key to the place of its row and the stamp of its last access.
+pub(super) const INDEX: TableDefinition<'static, &[u8], (u64, u64)> = TableDefinition::new("index");
+/// Place to key and row; places rise.
+pub(super) const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
 /// Stamp (big-endian) and key: the order of eviction. Append-only; a row is live iff its stamp is
 /// the current one of its key.
 pub(super) const ORDER: TableDefinition<'static, &[u8], ()> = TableDefinition::new("order");
-/// Key to the stamp of its last access, where that is not the one in its row.
-pub(super) const TOUCH: TableDefinition<'static, &[u8], u64> = TableDefinition::new("touch");
 /// Deadline (big-endian) and key.
 pub(super) const EXPIRY: TableDefinition<'static, &[u8], ()> = TableDefinition::new("expiry");
 
@@ -39,6 +39,21 @@ pub(super) fn moment_key(buffer: &mut Vec<u8>, moment: u64, key: &[u8]) {
 pub(super) fn push_moment_key(buffer: &mut Vec<u8>, moment: u64, key: &[u8]) {
     buffer.extend_from_slice(&moment.to_be_bytes());
     buffer.extend_from_slice(key);
+}
+
+/// A key and its row as one value: `|key length 2|key|row|`.
+pub(super) fn join_row(buffer: &mut Vec<u8>, key: &[u8], row: &[u8]) {
+    buffer.clear();
+    // Keys are far shorter; the length is in the row as well.
+    buffer.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
+    buffer.extend_from_slice(key);
+    buffer.extend_from_slice(row);
+}
+
+/// Undoes [`join_row`].
+pub(super) fn split_row(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = value.split_first_chunk()?;
+    rest.split_at_checked(u16::from_le_bytes(*len).into())
 }
 
 /// Undoes [`moment_key`].
