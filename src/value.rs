@@ -16,7 +16,7 @@ use std::cell::Cell;
 pub(crate) use rkyv::Archived;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error as RkyvError;
+use rkyv::rancor::BoxedError as RkyvError;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
