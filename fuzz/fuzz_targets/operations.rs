@@ -7,6 +7,7 @@
 //! - **O1** every answer is the model's.
 //! - **O2** after every step the cache holds what the model holds: entries, bytes and values.
 //! - **O3** the counters are the model's.
+//! - **O4** after every step every structure of the cache is as its invariants say.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -225,8 +226,9 @@ fn stamp(now: u8) -> Timestamp {
     Timestamp::from_nanos(u64::from(now))
 }
 
-/// Compares everything the two hold (O2).
+/// Compares everything the two hold (O2, O4).
 fn compare(cache: &ByteCache, model: &Model) {
+    assert_eq!(cache.validate(), Ok(()), "O4");
     assert_eq!(cache.len(), model.entries.len() as u64, "O2: len");
     assert_eq!(cache.memory_bytes(), model.bytes(), "O2: bytes");
     for (key, (_, value)) in &model.entries {
