@@ -1,6 +1,8 @@
 //! What an entry takes beyond its key and value bytes: memory by the resident size of the process,
 //! disk by the blocks that the file occupies. Linux only; elsewhere it prints nothing.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 #[expect(dead_code, reason = "counts bytes, so times and chooses nothing")]
 mod common;
 
@@ -9,19 +11,22 @@ use larder::ByteCache;
 
 const ENTRIES: usize = 1_000_000;
 const DISK_ENTRIES: usize = 200_000;
+/// In front of the size of the values, where this program is to measure memory only.
+const CHILD: &str = "--memory-of=";
 const PAGE_BYTES: f64 = 4_096.0;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scale = Scale::from_args();
-    let mut memory = [64, 1_024].map(|bytes| (bytes, Row::new(name_of(bytes))));
+    if let Some(bytes) = std::env::args().find_map(|a| a.strip_prefix(CHILD)?.parse().ok()) {
+        return in_memory(&scale, bytes);
+    }
+    let mut memory = [64, 1_024, 16_384].map(|bytes| (bytes, Row::new(name_of(bytes))));
     for (bytes, row) in &mut memory {
-        let count = scale.of(ENTRIES);
-        let keys = keys(count);
-        let cache = ByteCache::builder().memory_max_entries(count as u64).open()?;
-        let Some(before) = resident_bytes() else { return Ok(()) };
-        insert_all(&cache, &keys, *bytes)?;
-        let after = resident_bytes().unwrap_or(before);
-        row.figures.push((after - before - number(cache.memory_bytes())) / number(count as u64));
+        // A process each: what one has freed would be used by the next, unseen.
+        let mut child = std::process::Command::new(std::env::current_exe()?);
+        child.arg(format!("{CHILD}{bytes}")).args(std::env::args().skip(1));
+        let output = child.stderr(std::process::Stdio::inherit()).output()?;
+        row.figures.extend(String::from_utf8(output.stdout)?.trim().parse::<f64>());
     }
     print("bytes of memory on top of key and value, an entry", &mut memory.map(|(_, row)| row));
 
@@ -38,6 +43,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         row.figures.push(occupied_bytes(&path)? / live);
     }
     print("bytes occupied per byte of key and value on disk", &mut disk.map(|(_, row)| row));
+    Ok(())
+}
+
+/// Prints what an entry takes in memory on top of its key and value.
+fn in_memory(scale: &Scale, bytes: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let count = scale.of(ENTRIES) / (bytes / 1_024).max(1);
+    let keys = keys(count);
+    let cache = ByteCache::builder().memory_max_entries(count as u64).open()?;
+    let Some(before) = resident_bytes() else { return Ok(()) };
+    insert_all(&cache, &keys, bytes)?;
+    let after = resident_bytes().unwrap_or(before);
+    println!("{}", (after - before - number(cache.memory_bytes())) / number(count as u64));
     Ok(())
 }
 
