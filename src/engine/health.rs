@@ -1,9 +1,12 @@
 //! How the tiers are: what `health` gives and where the engine notes it.
 
 use crate::config::ErrorPolicy;
+use crate::engine::pending::Side;
 use crate::engine::queue::{Load, Room};
 use crate::engine::{Core, DiskSide};
 use crate::error::{Error, Result};
+use crate::store::Totals;
+use crate::store::disk::{Failure, Writer};
 use crate::sync::Mutex;
 use crate::time::Timestamp;
 use crate::trace;
@@ -87,7 +90,7 @@ impl Core {
                 gone.push(pending);
                 self.count_touches(0_usize.wrapping_sub(touches));
             }
-            all.forget_below();
+            all.forget_below(|_, _, _| false);
             self.counts.shed.add(puts);
         }
         drop(all);
@@ -98,5 +101,23 @@ impl Core {
             );
         }
         Ok(disk.queue.force_room(load))
+    }
+
+    /// The file is damaged so that nothing can be written: it is set aside, and the disk tier begins
+    /// anew with what is queued. What is in memory stays there. An error where the policy is to leave
+    /// the file alone. For the writer.
+    pub(super) fn replace_file(
+        &self,
+        writer: &mut Writer,
+        damage: Failure,
+    ) -> Result<Totals, Failure> {
+        writer.start_anew(damage)?;
+        let mut all = self.memory.lock_all();
+        // What is queued will be below when it is committed; a removal has to find it there.
+        all.forget_below(|side, hash, key| side.pending(hash, key).is_some());
+        let touches = all.sides().map(Side::lost).sum::<usize>();
+        self.count_touches(0_usize.wrapping_sub(touches));
+        drop(all);
+        writer.show()
     }
 }

@@ -46,7 +46,7 @@ use crate::record::{NEVER, Record, Seal};
 use crate::stats::{Limits, SharedCounts, Stats};
 use crate::store::disk::{Disk, Failure};
 use crate::sync::Mutex;
-use crate::time::{Ticker, Timestamp, nanos_of};
+use crate::time::{LATEST, Ticker, Timestamp, nanos_of};
 use crate::trace;
 
 use health::Degraded;
@@ -144,10 +144,10 @@ impl Core {
 
     fn moment(&self, at: Option<Timestamp>) -> Moment {
         if let Some(at) = at {
-            return Moment { stamp: at.as_nanos(), wall: at.as_nanos() };
+            return Moment { stamp: at.as_nanos().min(LATEST), wall: at.as_nanos() };
         }
         let (stamp, wall) = self.clock.stamp_and_wall();
-        Moment { stamp, wall }
+        Moment { stamp: stamp.min(LATEST), wall }
     }
 
     /// The wall time of an operation that sets no stamp.

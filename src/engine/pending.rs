@@ -164,6 +164,15 @@ impl Side {
         (gone, touches)
     }
 
+    /// The disk has lost everything, except for what is still to be committed. Returns how many
+    /// touches went.
+    pub(crate) fn lost(&mut self) -> usize {
+        self.settled.change_all();
+        let touches = self.touches.len();
+        self.touches.clear();
+        touches
+    }
+
     /// The clear is committed.
     pub(crate) fn clear_settled(&mut self, up_to: u64) {
         if self.cleared.is_some_and(|seq| seq <= up_to) {

@@ -105,16 +105,14 @@ struct State {
     load: Load,
     /// Of that, what is being committed.
     working: Load,
+    /// Rooms that are reserved and neither used nor given back.
+    rooms: usize,
     /// Callers that wait for room.
     waiting: usize,
     /// When the oldest operation was queued; `None` if there is none.
     oldest: Option<Instant>,
-    /// Flushes asked for and done, by number.
-    flush_asked: u64,
-    flush_done: u64,
-    sweep: Option<Sweep>,
-    sweep_asked: u64,
-    sweep_done: u64,
+    flushes: Asked<()>,
+    sweeps: Asked<Sweep>,
     hurry: bool,
     closing: bool,
     closed: bool,
@@ -135,18 +133,57 @@ impl State {
     }
 }
 
+/// What callers ask the writer for, and wait for: it is done with the first commit that has all that
+/// was queued when they asked, so nobody waits for what others go on queueing.
+#[derive(Debug)]
+struct Asked<T> {
+    /// The ticket of each, the last number at that time, and what was asked; at most two.
+    open: VecDeque<(u64, u64, T)>,
+    /// The last ticket given out, and the last one answered.
+    last: u64,
+    done: u64,
+}
+
+impl<T> Default for Asked<T> {
+    fn default() -> Self {
+        Self { open: VecDeque::new(), last: 0, done: 0 }
+    }
+}
+
+impl<T> Asked<T> {
+    /// Gives the ticket. Those that come while one is open are answered together, behind it.
+    fn ask(&mut self, number: u64, what: T) -> u64 {
+        self.last += 1;
+        self.open.truncate(1);
+        self.open.push_back((self.last, number, what));
+        self.last
+    }
+
+    /// Takes what a commit up to `number` answers; gives the last ticket of it.
+    fn take(&mut self, number: u64) -> Option<(u64, T)> {
+        let due = self.open.iter().take_while(|(_, asked, _)| *asked <= number).count();
+        self.open.drain(..due).next_back().map(|(ticket, _, what)| (ticket, what))
+    }
+
+    fn answer(&mut self, ticket: Option<u64>) {
+        self.done = self.done.max(ticket.unwrap_or(0));
+    }
+}
+
 /// Room in the queue, given back when dropped unless it was used.
 #[derive(Debug)]
 pub(crate) struct Room<'q> {
     queue: &'q Queue,
     load: Load,
+    used: bool,
 }
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        if self.load != Load::NONE {
+        if !self.used {
             let mut state = self.queue.state.lock();
             state.load = state.load.minus(self.load);
+            self.queue.leave_room(&mut state);
             self.queue.progress.notify_all();
         }
     }
@@ -158,7 +195,7 @@ pub(crate) enum Reserved<'q> {
     Room(Room<'q>),
     /// There was none in time, or at once if no time was given.
     Full,
-    /// The disk fails and the queue is full: it will not get emptier.
+    /// The disk fails and the queue is full, or the cache is closing: it will not get emptier.
     Failing,
 }
 
@@ -209,6 +246,9 @@ impl Queue {
         let mut state = self.state.lock();
         let mut deadline = None;
         loop {
+            if state.closing {
+                return Reserved::Failing;
+            }
             let held = state.held();
             let (sum, ahead) = (held.plus(load), ahead());
             let fits = sum.ops <= self.bounds.ops_max.min(ahead.ops)
@@ -217,7 +257,8 @@ impl Queue {
             let alone = held.ops == 0;
             if fits || alone || self.is_writer() {
                 state.load = state.load.plus(load);
-                return Reserved::Room(Room { queue: self, load });
+                state.rooms += 1;
+                return Reserved::Room(Room { queue: self, load, used: false });
             }
             if state.failing.is_some() || state.closed {
                 return Reserved::Failing;
@@ -241,8 +282,19 @@ impl Queue {
     /// Queues an operation in the room that was reserved for it; gives its number (Q1: under the
     /// lock of the key's shard).
     pub(crate) fn push(&self, mut room: Room<'_>, change: Change, reported: bool) -> u64 {
-        room.load = Load::NONE;
-        self.queue_up(self.state.lock(), change, reported)
+        room.used = true;
+        let mut state = self.state.lock();
+        self.leave_room(&mut state);
+        self.queue_up(state, change, reported)
+    }
+
+    /// A room was used or given back: what is queued in one that was reserved before the end is
+    /// acknowledged, so the writer does not end before.
+    fn leave_room(&self, state: &mut State) {
+        state.rooms -= 1;
+        if state.closing {
+            self.work.notify_one();
+        }
     }
 
     /// Queues an operation that cannot wait, small and rare: what a read has to remove (Q2).
@@ -282,8 +334,9 @@ impl Queue {
     /// Queues the operations of a batch, one behind the other and in one commit (Q3); gives the number
     /// of the first.
     pub(crate) fn push_all(&self, mut room: Room<'_>, changes: Vec<(Change, bool)>) -> u64 {
-        room.load = Load::NONE;
+        room.used = true;
         let mut state = self.state.lock();
+        self.leave_room(&mut state);
         let first = state.last + 1;
         for (change, reported) in changes {
             state.last += 1;
@@ -319,7 +372,8 @@ impl Queue {
     pub(crate) fn force_room(&self, load: Load) -> Room<'_> {
         let mut state = self.state.lock();
         state.load = state.load.plus(load);
-        Room { queue: self, load }
+        state.rooms += 1;
+        Room { queue: self, load, used: false }
     }
 
     /// Waits until everything up to `seq` is durable; an error as soon as the disk fails.
@@ -362,10 +416,10 @@ impl Queue {
     pub(crate) fn flush(&self) -> Result<()> {
         let mut state = self.state.lock();
         let failures = state.failures;
-        state.flush_asked += 1;
-        let ticket = state.flush_asked;
+        let last = state.last;
+        let ticket = state.flushes.ask(last, ());
         self.work.notify_one();
-        while state.flush_done < ticket && !self.is_writer() {
+        while state.flushes.done < ticket && !self.is_writer() {
             state = self.wait_for_progress(state, failures)?;
         }
         Ok(())
@@ -374,16 +428,15 @@ impl Queue {
     /// Asks for a sweep of what has expired; its number is for [`Self::wait_swept`].
     pub(crate) fn ask_sweep(&self, sweep: Sweep) -> u64 {
         let mut state = self.state.lock();
-        state.sweep = Some(sweep);
-        state.sweep_asked += 1;
+        let last = state.last;
         self.work.notify_one();
-        state.sweep_asked
+        state.sweeps.ask(last, sweep)
     }
 
     pub(crate) fn wait_swept(&self, ticket: u64) -> Result<()> {
         let mut state = self.state.lock();
         let failures = state.failures;
-        while state.sweep_done < ticket && !self.is_writer() {
+        while state.sweeps.done < ticket && !self.is_writer() {
             state = self.wait_for_progress(state, failures)?;
         }
         Ok(())
@@ -442,9 +495,9 @@ impl Queue {
         let mut state = self.state.lock();
         loop {
             let due = state.oldest.map(|oldest| oldest + self.bounds.delay);
-            let asked = state.flush_asked > state.flush_done
-                || state.sweep.is_some()
-                || state.closing
+            let asked = !state.flushes.open.is_empty()
+                || !state.sweeps.open.is_empty()
+                || state.closing && state.rooms == 0
                 || state.hurry;
             let commit = due.is_some_and(|due| {
                 self.is_early(&state) || state.waiting > 0 || monotonic() >= due
@@ -475,8 +528,8 @@ impl Queue {
     /// A flush or a sweep is done. For the writer.
     pub(crate) fn answered(&self, flush: Option<u64>, sweep: Option<u64>) {
         let mut state = self.state.lock();
-        state.flush_done = state.flush_done.max(flush.unwrap_or(0));
-        state.sweep_done = state.sweep_done.max(sweep.unwrap_or(0));
+        state.flushes.answer(flush);
+        state.sweeps.answer(sweep);
         self.progress.notify_all();
     }
 
@@ -547,14 +600,12 @@ fn take(state: &mut State, bounds: Bounds) -> Work {
         state.hurry = false;
     }
     state.working = load;
-    let swept = state.sweep_asked;
     Work {
         ops,
         number,
-        // What asks for everything is answered with the last part.
-        flush: Some(state.flush_asked).filter(|asked| all && *asked > state.flush_done),
-        sweep: state.sweep.take().map(|sweep| (sweep, swept)),
+        flush: state.flushes.take(number).map(|(ticket, ())| ticket),
+        sweep: state.sweeps.take(number).map(|(ticket, sweep)| (sweep, ticket)),
         suspect: state.suspect.take(),
-        close: all && state.closing,
+        close: all && state.closing && state.rooms == 0,
     }
 }

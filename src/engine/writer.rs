@@ -12,7 +12,8 @@
 //!
 //! A batch that failed is kept. The file is opened anew, with pauses from 100 ms up to 30 s; the
 //! number of its last batch tells whether ours was applied. Until then the pending maps answer for
-//! what is queued, and the rest of the disk reads as missing.
+//! what is queued, and the rest of the disk reads as missing. A file that is damaged so that a batch
+//! fails twice, or that it cannot be opened, is replaced by a new one, by policy.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -39,11 +40,12 @@ const TOUCHES_PER_BATCH: usize = 1 << 14;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Whether to wait before the file is opened anew.
+/// Whether to wait before the file is opened anew, or to give it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pause {
     No,
     Yes,
+    Hopeless,
 }
 
 /// Runs until the cache is closed. The writer, and with it the file, is dropped at the end.
@@ -72,7 +74,7 @@ impl Core {
     fn work_off(&self, disk: &DiskSide, writer: &mut Writer, work: &Work) -> bool {
         if let Some(reason) = &work.suspect {
             let failure = Failure::suspicion(reason);
-            if !self.recover(disk, writer, &failure, Pause::No).1 {
+            if !self.recover(disk, writer, failure, Pause::No).1 {
                 return false;
             }
         }
@@ -139,6 +141,7 @@ impl Core {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
         let mut pause = Pause::No;
+        let mut damages = 0;
         loop {
             let mut asker = Asker {
                 core: self,
@@ -156,7 +159,11 @@ impl Core {
                 }
                 Err(failure) => failure,
             };
-            let (last, go_on) = self.recover(disk, writer, &failure, pause);
+            damages += u32::from(failure.damaged);
+            if damages > 1 {
+                pause = Pause::Hopeless;
+            }
+            let (last, go_on) = self.recover(disk, writer, failure, pause);
             pause = Pause::Yes;
             if last == Some(batch.number) && last != Some(before) {
                 // It was applied, though its commit said otherwise.
@@ -169,39 +176,45 @@ impl Core {
         }
     }
 
-    /// Opens the file anew, however often that takes. Gives the number of its last batch, and
-    /// whether to go on.
+    /// Opens the file anew, however often that takes, or another in its place. Gives the number of its
+    /// last batch, and whether to go on.
     fn recover(
         &self,
         disk: &DiskSide,
         writer: &mut Writer,
-        failure: &Failure,
-        first: Pause,
+        mut failure: Failure,
+        mut how: Pause,
     ) -> (Option<u64>, bool) {
-        let mut reason = failure.to_string();
         let mut pause = PAUSE_MIN;
-        let mut wait = first == Pause::Yes;
         loop {
             self.counts.disk_errors.add(1);
-            trace::warn("the disk tier fails", &reason);
+            trace::warn("the disk tier fails", &failure);
             writer.let_go();
             let mut go_on = true;
-            if wait {
+            if how == Pause::Yes {
+                let reason = failure.to_string();
                 disk.degraded.set(&reason, self.now());
                 go_on = disk.queue.failed(&reason, pause);
                 pause = (2 * pause).min(PAUSE_MAX);
             }
-            wait = true;
-            match writer.reopen() {
+            let opened = if how == Pause::Hopeless {
+                self.replace_file(writer, failure)
+            } else {
+                writer.reopen()
+            };
+            failure = match opened {
                 Ok(totals) => {
                     trace::info("the disk tier is open again");
                     return (Some(totals.batch), go_on);
                 }
-                Err(failure) => reason = failure.to_string(),
-            }
+                Err(failure) => failure,
+            };
             if !go_on {
                 return (None, false);
             }
+            // Where a new file could not be made, or must not, all that is left is to try again.
+            let give_up = failure.damaged && how != Pause::Hopeless;
+            how = if give_up { Pause::Hopeless } else { Pause::Yes };
         }
     }
 

@@ -92,12 +92,15 @@ impl<S> AllLocked<'_, S> {
         removed
     }
 
-    /// Says of every entry that the tier below does not have it.
-    pub(crate) fn forget_below(&mut self) {
+    /// Says of every entry that the tier below does not have it, unless `keep` knows better.
+    pub(crate) fn forget_below(&mut self, keep: impl Fn(&S, KeyHash, &[u8]) -> bool) {
         for guarded in &mut self.shards {
-            let ids: Vec<SlotId> = guarded.shard.ids().collect();
+            let Guarded { shard, side, .. } = &mut **guarded;
+            let ids: Vec<SlotId> = shard.ids().collect();
             for id in ids {
-                guarded.shard.set_handed(id, NOT_BELOW);
+                if !keep(side, shard.hash(id), shard.record(id).key()) {
+                    shard.set_handed(id, NOT_BELOW);
+                }
             }
         }
     }

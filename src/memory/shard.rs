@@ -105,6 +105,10 @@ impl Shard {
         self.slab.record(id)
     }
 
+    pub(crate) fn hash(&self, id: SlotId) -> KeyHash {
+        KeyHash(self.slab.get(id).hash)
+    }
+
     pub(crate) fn charge(&self, id: SlotId) -> u64 {
         self.slab.record(id).charge()
     }

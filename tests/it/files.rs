@@ -416,6 +416,38 @@ fn damage_anywhere_is_never_a_wrong_value() {
     }
 }
 
+/// Damage that shows only when something is written, in the storage engine's own bookkeeping: it has
+/// the file set aside while the cache is open.
+#[test]
+fn damage_that_keeps_a_commit_from_succeeding_has_the_file_set_aside() {
+    const PAGE: usize = 4_096;
+    let place = filled();
+    let sound = place.bytes();
+    let mut rng = Rng::new(5);
+    let mut set_aside = 0;
+    for round in 0..200 {
+        let number = 1 + rng.index(sound.len() / PAGE - 1);
+        let page = number * PAGE..(number + 1) * PAGE;
+        if sound[page.clone()].iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let mut bytes = sound.clone();
+        for _ in 0..=rng.index(20) {
+            let at = page.start + rng.index(PAGE);
+            bytes[at] ^= u8::try_from(1 + rng.below(255)).unwrap();
+        }
+        fs::write(&place.path, &bytes).unwrap();
+        let cache = place.builder().memory_max_entries(5).open().unwrap();
+        let there_before = place.beside(".damaged").exists();
+        is_sound(&cache);
+        assert_eq!(cache.health().disk, Some(larder::TierHealth::Ok), "round {round}");
+        set_aside += usize::from(!there_before && place.beside(".damaged").exists());
+        cache.close().unwrap();
+        let _ = fs::remove_file(place.beside(".damaged"));
+    }
+    assert!(set_aside > 0);
+}
+
 /// Flips a bit wherever `text` stands in the file; gives how often that was.
 fn flip(place: &Place, text: &[u8]) -> usize {
     let mut bytes = place.bytes();

@@ -151,3 +151,41 @@ fn a_replaced_value_is_reported_though_its_key_was_removed_after() {
     let first = (b"first".to_vec(), RemovalCause::Replaced);
     assert_eq!(values, [first, (b"second".to_vec(), RemovalCause::Explicit)]);
 }
+
+/// The last of all timestamps stood for "not on disk", so a removal did not go there.
+#[test]
+fn an_entry_of_the_last_timestamp_can_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let last = Timestamp::from_nanos(u64::MAX);
+    let cache = two_tier(folder.path()).open().unwrap();
+    cache.insert_at(b"a", b"1", last).unwrap();
+    cache.insert(b"b", b"1").unwrap();
+    cache.flush().unwrap();
+    cache.get_at(b"b", last).unwrap();
+    cache.insert_at(b"c", b"1", last).unwrap();
+    cache.insert(b"c", b"2").unwrap();
+    cache.flush().unwrap();
+    assert_eq!((cache.len(), cache.disk_len(), cache.keys().count()), (3, 3, 3));
+    for key in [b"a", b"b", b"c"] {
+        assert!(cache.remove(key).unwrap().is_some());
+    }
+    cache.close().unwrap();
+    let cache = two_tier(folder.path()).open().unwrap();
+    assert_eq!((cache.len(), cache.keys().count()), (0, 0));
+}
+
+/// A sweep went with the next part of the queue, whose later parts had entries that were over as well.
+#[test]
+fn a_purge_takes_what_is_still_queued_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(Timestamp::from_secs(1_000));
+    let builder = two_tier(folder.path()).disk_time_to_live(Duration::from_secs(60));
+    let cache = builder.clock(clock.clone()).memory_max_entries(10).open().unwrap();
+    for number in 0..20_000_u32 {
+        cache.insert(&number.to_be_bytes(), b"value").unwrap();
+    }
+    clock.advance(Duration::from_secs(61));
+    cache.purge_expired().unwrap();
+    cache.flush().unwrap();
+    assert_eq!((cache.len(), cache.disk_len()), (0, 0));
+}

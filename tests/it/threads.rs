@@ -713,3 +713,42 @@ fn pass_a_baton(cache: &ByteCache, seed: u64) -> Vec<u8> {
     });
     result.recv().unwrap()
 }
+
+/// A write that is acknowledged while another thread closes the cache is there afterwards.
+#[test]
+fn what_is_acknowledged_during_a_close_is_durable() {
+    for round in 0..60_u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = if round % 4 == 3 { WritePolicy::Through } else { WritePolicy::behind() };
+        let open = || {
+            let path = folder.path().join("cache.larder");
+            ByteCache::builder().path(path).write_policy(policy).open().unwrap()
+        };
+        let cache = open();
+        let clone = cache.clone();
+        let last = std::thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                for number in 1_u64.. {
+                    let removes = round % 2 == 0 && number % 2 == 0;
+                    let done = if removes {
+                        clone.remove(b"key").map(drop)
+                    } else {
+                        clone.insert(b"key", &number.to_be_bytes())
+                    };
+                    if let Err(error) = done {
+                        assert_eq!(error.kind(), larder::ErrorKind::Closed);
+                        return number - 1;
+                    }
+                }
+                0
+            });
+            std::thread::sleep(Duration::from_micros(200 + round * 37 % 2_000));
+            cache.close().unwrap();
+            worker.join().unwrap()
+        });
+        let kept = open().get(b"key").unwrap();
+        let kept = kept.map(|entry| u64::from_be_bytes(entry[..].try_into().unwrap()));
+        let removed = round % 2 == 0 && last % 2 == 0;
+        assert_eq!(kept, Some(last).filter(|last| *last > 0 && !removed), "round {round}");
+    }
+}

@@ -34,7 +34,6 @@ mod read;
 mod rows;
 mod schema;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,9 +96,7 @@ pub(crate) struct Writer {
     sweep_from: Vec<u8>,
     /// What readers remember of the index, from one snapshot to the next.
     memo: Arc<Memo>,
-    path: PathBuf,
-    cache_bytes: usize,
-    schema_version: u32,
+    options: Options,
     /// Held for as long as the file may be touched; dropped last.
     _lock: lock::FileLock,
 }
@@ -112,9 +109,27 @@ impl Writer {
     /// Opens the database again after a failure, and says what its last commit was.
     pub(crate) fn reopen(&mut self) -> Result<Totals, Failure> {
         self.let_go();
-        let database = open::open_database(&self.path, self.cache_bytes)?;
+        let database = open::open_database(&self.options.path, self.options.cache_bytes)?;
         self.totals = open::totals(&database)?;
         self.database = Some(database);
+        self.refresh()?;
+        Ok(self.totals)
+    }
+
+    /// Sets the file aside, which is damaged beyond use, and opens a new one in its place; an error
+    /// where the caller chose to be told instead. Readers see it after [`Self::show`].
+    pub(crate) fn start_anew(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.let_go();
+        open::replace(&self.options, failure)?;
+        let database = open::open_database(&self.options.path, self.options.cache_bytes)?;
+        self.totals = open::totals(&database)?;
+        self.sweep_from.clear();
+        self.database = Some(database);
+        Ok(())
+    }
+
+    /// Gives readers the file that [`Self::start_anew`] made.
+    pub(crate) fn show(&mut self) -> Result<Totals, Failure> {
         self.refresh()?;
         Ok(self.totals)
     }
@@ -122,7 +137,7 @@ impl Writer {
     /// Gives readers the state after the last commit.
     fn refresh(&mut self) -> Result<(), Failure> {
         let Some(database) = &self.database else { return Ok(()) };
-        let schema_version = self.schema_version;
+        let schema_version = self.options.schema_version;
         // Only this thread publishes, so this is the number that the snapshot will have.
         let (memo, epoch) = (Arc::clone(&self.memo), self.disk.epoch() + 1);
         let take = || Snapshot::take(database, schema_version, memo, epoch);

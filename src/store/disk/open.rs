@@ -129,9 +129,7 @@ impl Opened {
             totals,
             sweep_from: Vec::new(),
             memo: Arc::new(Memo::new(options.cache_bytes)),
-            path: path.clone(),
-            cache_bytes: options.cache_bytes,
-            schema_version: options.schema_version,
+            options: options.clone(),
             _lock: lock,
         };
         writer.refresh().map_err(|f| f.into_error(format!("cannot read {}", path.display())))?;
@@ -397,6 +395,12 @@ pub(super) fn totals(database: &Database) -> Result<Totals, Failure> {
         transaction.commit()?;
         Ok(totals)
     })
+}
+
+/// Sets a damaged file aside, if the caller chose that, and makes a new one.
+pub(super) fn replace(options: &Options, failure: Failure) -> Result<(), Failure> {
+    let made = set_aside(options, failure).and_then(|()| create(options));
+    made.map_err(|e| Failure { damaged: e.kind() == ErrorKind::Corrupt, source: Box::new(e) })
 }
 
 fn set_aside(options: &Options, failure: Failure) -> Result<()> {
