@@ -109,6 +109,7 @@ impl<H: Weighed> Builder<H> {
     }
 
     /// The most entries in memory; 0 with a path means disk only. Default: no limit.
+    #[doc(alias = "max_capacity")]
     pub fn memory_max_entries(mut self, entries: u64) -> Self {
         self.config.memory.entries = Some(entries);
         self
@@ -136,6 +137,7 @@ impl<H: Weighed> Builder<H> {
 
     /// How long an entry stays in memory after it was inserted or promoted. With a disk tier it is a
     /// disk hit after that, and is promoted anew; without one it is gone. Default: no limit.
+    #[doc(alias = "time_to_live")]
     pub fn memory_time_to_live(mut self, ttl: Duration) -> Self {
         self.config.memory_time_to_live = Some(ttl);
         self
@@ -168,7 +170,8 @@ impl<H: Weighed> Builder<H> {
     }
 
     /// The version of what the values mean. A file of another version opens empty: its entries are
-    /// dropped. Default: 0.
+    /// dropped. Raise it when the fields of the value's type change: a type is told by its name and the
+    /// size and alignment of its archived form, which may stay the same. Default: 0.
     pub fn schema_version(mut self, version: u32) -> Self {
         self.config.schema_version = version;
         self
@@ -279,6 +282,7 @@ impl Builder<ByteCache> {
     ///
     /// `InvalidOption` for options that make no sense; with a path, also `Io`, `Locked`, `Foreign`,
     /// `Version`, `Schema` and `Corrupt`. The file is untouched then.
+    #[doc(alias = "build")]
     pub fn open(self) -> Result<ByteCache> {
         ByteCache::open(self.config, self.weigher, self.listener)
     }
@@ -332,6 +336,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Builder<Cache<K, V>> {
     ///
     /// `InvalidOption` for options that make no sense; with a path, also `Io`, `Locked`, `Foreign`,
     /// `Version`, `Schema` and `Corrupt`. The file is untouched then.
+    #[doc(alias = "build")]
     pub fn open(self) -> Result<Cache<K, V>> {
         Cache::open(self.config, self.weigher, self.listener)
     }

@@ -298,7 +298,7 @@ impl InsertOptions {
         self
     }
 
-    /// Names that the entry can later be found and invalidated by. Each at most 65,535 bytes, and
+    /// Names kept with the entry, to find and invalidate it by (not yet). Each at most 65,535 bytes, and
     /// 1 MiB together with the metadata. Default: none.
     #[must_use]
     pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {

@@ -19,6 +19,7 @@ macro_rules! state_and_life {
         /// assert!(cache.is_empty());
         /// # Ok::<(), larder::Error>(())
         /// ```
+        #[doc(alias = "invalidate_all")]
         pub fn clear(&self) -> Result<u64> {
             self.engine.clear()
         }
@@ -36,6 +37,7 @@ macro_rules! state_and_life {
         /// assert_eq!((cache.memory_bytes(), cache.disk_bytes()), (8, 0));
         /// # Ok::<(), larder::Error>(())
         /// ```
+        #[doc(alias = "entry_count")]
         pub fn len(&self) -> u64 {
             self.engine.len()
         }
@@ -219,6 +221,7 @@ macro_rules! state_and_life {
         /// assert_eq!(cache.len(), 0);
         /// # Ok::<(), larder::Error>(())
         /// ```
+        #[doc(alias = "run_pending_tasks")]
         pub fn purge_expired(&self) -> Result<u64> {
             self.engine.purge_expired()
         }

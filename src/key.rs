@@ -42,6 +42,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// assert_eq!(keys, [PageOfUser { user: 7, page: 1 }]);
 /// # Ok::<(), larder::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a cache's key",
+    note = "name the borrowed type (`str`, `[u8]`), or implement `CacheKey` for a type of your own"
+)]
 pub trait CacheKey {
     /// What walks and listeners give: `String` for `str`, the integer for an integer.
     type Owned: Send + 'static;

@@ -43,6 +43,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// assert_eq!(user.name, "Ada");   // read in place: an `ArchivedString`
 /// # Ok::<(), larder::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a cache's value",
+    note = "derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for it and for every type in it"
+)]
 pub trait CacheValue:
     Sized
     + Send
@@ -59,6 +63,7 @@ pub trait CacheValue:
 {
 }
 
+#[diagnostic::do_not_recommend]
 impl<T> CacheValue for T where
     T: Sized
         + Send

@@ -452,6 +452,12 @@ impl Queue {
         }
     }
 
+    /// Whether the database is about to be opened anew, because a read failed.
+    pub(crate) fn is_suspect(&self) -> bool {
+        let state = self.state.lock();
+        state.suspect.is_some() || state.failing.is_some()
+    }
+
     /// Asks for a commit soon, for the sake of recency that wants to go down.
     pub(crate) fn hurry(&self) {
         self.state.lock().hurry = true;

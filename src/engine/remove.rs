@@ -6,7 +6,7 @@ use crate::engine::queue::{Load, Room};
 use crate::engine::read::Seen;
 use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{Found, RemovalCause, Tier};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::hash::KeyHash;
 use crate::memory::{AllLocked, Locked, NOT_BELOW, Removed, SlotId};
 use crate::record::Record;
@@ -64,10 +64,19 @@ impl Core {
                 let seq = is_below.then(|| self.note_removal(disk, &mut locked, hash, &name, room));
                 return Ok(Taken { found, seq });
             }
-            let Some(seen) = self.see_below(disk, locked, hash, key)? else {
-                return Ok(Taken { found: None, seq: None });
-            };
+            let epoch = disk.disk.epoch();
+            let seen = self.see_below(disk, locked, hash, key)?;
             let mut locked = self.memory.lock(hash);
+            let Some(seen) = seen else {
+                let came = matches!(locked.side.below(hash, key), Below::Value(_));
+                if came || locked.shard.find(hash, key).is_some() {
+                    continue;
+                }
+                // While the disk cannot be asked it may well have the key.
+                let seq = (!Self::could_be_asked(disk, epoch))
+                    .then(|| self.note_removal(disk, &mut locked, hash, &name, room));
+                return Ok(Taken { found: None, seq });
+            };
             if !Self::is_current(&locked, hash, &seen) {
                 continue;
             }
@@ -75,6 +84,12 @@ impl Core {
             drop(locked);
             return Ok(Taken { found: self.take_seen(seen, wall, garbage), seq: Some(seq) });
         }
+    }
+
+    /// Whether the disk, which had been read up to this epoch, has answered all since: else "not there"
+    /// may mean "not known".
+    fn could_be_asked(disk: &DiskSide, epoch: u64) -> bool {
+        !disk.queue.is_suspect() && disk.disk.snapshot().is_some() && disk.disk.epoch() == epoch
     }
 
     /// Takes an entry out of memory; gives it unless it is over, which counts as an expiration.
@@ -157,6 +172,16 @@ impl Core {
         while let Some(key) = walk.next_key(self) {
             keys.push(key?);
         }
+        if let Some(disk) = &self.disk
+            && (disk.queue.is_suspect() || disk.disk.snapshot().is_none())
+        {
+            // Which of its keys to remove cannot be known, and they would come back.
+            let sentence = "the disk tier cannot be read now; nothing was removed, try again";
+            return Err(disk
+                .queue
+                .failing()
+                .unwrap_or_else(|| Error::new(ErrorKind::Io, sentence)));
+        }
         trace_op!("invalidate_prefix", prefix, "done", self.lowest().name());
         Ok(self.remove_group(keys)? as u64)
     }
@@ -169,7 +194,13 @@ impl Core {
         // Which of them are there is looked up first, so that nothing is half done if that fails.
         let mut present = Vec::new();
         for key in keys {
-            if let Some(found) = self.look(&key, 0)? {
+            let epoch = self.disk.as_ref().map(|disk| disk.disk.epoch());
+            let found = self.look(&key, 0)?;
+            let known = match (&self.disk, epoch) {
+                (Some(disk), Some(epoch)) => Self::could_be_asked(disk, epoch),
+                _ => true,
+            };
+            if found.is_some() || !known {
                 present.push((self.memory.hash(&key), Record::of_key(&key), found));
             }
         }
@@ -191,7 +222,9 @@ impl Core {
         let mut there = 0;
         for (index, (hash, name, found)) in present.into_iter().enumerate() {
             let seq = seqs.map(|first| first + index as u64);
-            there += usize::from(self.take_in_batch(&mut all, hash, &found, wall, &mut garbage));
+            let (key, found) = (name.key(), found.as_ref());
+            there +=
+                usize::from(self.take_in_batch(&mut all, hash, key, found, wall, &mut garbage));
             if self.disk.is_some() {
                 let side = all.side(hash);
                 self.count_touches(side.forget_touch(hash, name.key()));
@@ -212,20 +245,23 @@ impl Core {
         &self,
         all: &mut AllLocked<'_, Side>,
         hash: KeyHash,
-        found: &Found,
+        key: &[u8],
+        found: Option<&Found>,
         wall: u64,
         garbage: &mut Garbage,
     ) -> bool {
-        let key = found.record.key();
         if let Some(id) = all.shard(hash).find(hash, key) {
             let removed = all.remove(hash, id);
             return self.account_taken(all.side(hash), removed, wall, garbage).is_some();
         }
-        let (record, accessed) = match all.side(hash).below(hash, key) {
-            // Somebody was faster.
-            Below::Gone => return false,
-            Below::Value(record) => (record, found.accessed),
-            Below::Unknown { .. } => (found.record.clone(), found.accessed),
+        let (record, accessed) = match (all.side(hash).below(hash, key), found) {
+            // Somebody was faster, or the disk could not be asked.
+            (Below::Gone, _) | (Below::Unknown { .. }, None) => return false,
+            (Below::Value(record), _) => {
+                let accessed = found.map_or(record.stamp(), |found| found.accessed);
+                (record, accessed)
+            }
+            (Below::Unknown { .. }, Some(found)) => (found.record.clone(), found.accessed),
         };
         let (handed, token) = (record.stamp(), None);
         self.take_seen(Seen { record, accessed, handed, token }, wall, garbage).is_some()

@@ -314,13 +314,9 @@ impl Above for Asker<'_> {
         let core = self.core;
         let hash: KeyHash = core.memory.hash(key);
         let mut locked = core.memory.lock(hash);
-        if let Some(pending) = locked.side.pending(hash, key).filter(|p| p.seq > self.number) {
-            return match &pending.what {
-                What::Put(newer) if why == Why::Size && newer.stamp() != stamp => {
-                    Verdict::Accessed(newer.stamp())
-                }
-                What::Put(_) | What::Gone(_) => Verdict::Superseded,
-            };
+        // Evicting by what comes after this batch would leave, after a crash, what no prefix had.
+        if locked.side.pending(hash, key).is_some_and(|p| p.seq > self.number) {
+            return Verdict::Superseded;
         }
         if locked.side.cleared.is_some_and(|clear| clear > self.number) {
             return Verdict::Superseded;

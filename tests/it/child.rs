@@ -169,6 +169,7 @@ fn does_what_its_parent_asks() {
         "hold" => hold(path.as_ref()),
         "write" => write(path.as_ref()),
         "fail" => crate::failure::fail_and_recover(path.as_ref()),
+        "fail and remove" => crate::failure::fail_and_remove(path.as_ref()),
         "fail strictly" => crate::failure::fail_strictly(path.as_ref()),
         "fail and close" => crate::failure::fail_and_close(path.as_ref()),
         other => panic!("no such task: {other}"),

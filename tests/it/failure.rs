@@ -151,6 +151,33 @@ pub(crate) fn fail_and_close(path: &Path) {
     say("recovered");
 }
 
+/// What the child does that removes what is only on disk, while that cannot be asked.
+pub(crate) fn fail_and_remove(path: &Path) {
+    let builder = ByteCache::builder().path(path).memory_max_entries(10);
+    let cache = builder.write_policy(WritePolicy::Through).open().unwrap();
+    let count = fill(&cache, 0);
+    // In the pauses between two attempts there is nothing to read.
+    while cache.contains_key(&key(0)).unwrap() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(cache.remove(&key(0)).unwrap().is_none(), "not known to be there");
+    assert!(!cache.invalidate(&key(1)).unwrap());
+    assert_eq!(cache.remove_many([&key(2)[..], &key(3)]).unwrap(), 0);
+    let error = cache.invalidate_prefix(&key(4)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    say("degraded");
+    wait();
+    let attempts = (0..10).take_while(|_| cache.flush().is_err()).count();
+    assert!(attempts < 10, "no recovery: {:?}", cache.health());
+    let gone = |n| !cache.contains_key(&key(n)).unwrap();
+    assert!((0..4).all(gone), "back from removal");
+    assert!((4..count - 1).all(|n| !gone(n)), "lost");
+    cache.close().unwrap();
+    let cache = ByteCache::builder().path(path).open().unwrap();
+    assert!((0..4).all(|n| !cache.contains_key(&key(n)).unwrap()), "back after reopening");
+    say("recovered");
+}
+
 fn recovers(task: &str) {
     let watchdog = Watchdog::start(format!("the task to {task}"));
     let folder = tempfile::tempdir().unwrap();
@@ -167,6 +194,11 @@ fn recovers(task: &str) {
 #[test]
 fn a_cache_goes_on_in_memory_while_its_disk_fails_and_recovers() {
     recovers("fail");
+}
+
+#[test]
+fn what_is_removed_while_the_disk_fails_does_not_come_back() {
+    recovers("fail and remove");
 }
 
 #[test]
