@@ -451,7 +451,8 @@ impl ByteCache {
     ///
     /// # Errors
     ///
-    /// `Busy`, `Closed`; `Io` with `ErrorPolicy::Strict`.
+    /// `Busy`, `Closed`; `Io` while the disk cannot be read, whatever the error
+    /// policy: nothing was removed.
     ///
     /// # Examples
     ///

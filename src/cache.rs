@@ -491,7 +491,8 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// `Busy`, `Closed`; `Io` with `ErrorPolicy::Strict`.
+    /// `Busy`, `Closed`; `Io` while the disk cannot be read, whatever the error
+    /// policy: nothing was removed.
     ///
     /// # Examples
     ///
