@@ -39,8 +39,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::sync::CachePadded;
 
-/// A moment: nanoseconds since the Unix epoch (until the year 2554). In the order of entries, the last
-/// of them counts as the one before it.
+/// A moment: nanoseconds since the Unix epoch (until the year 2554).
 ///
 /// # Examples
 ///
@@ -178,9 +177,6 @@ fn system_nanos() -> u64 {
 pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
-
-/// The latest stamp: one less than what stands for none. Later times count as this one.
-pub(crate) const LATEST: u64 = u64::MAX - 1;
 
 /// `wall` while the maintenance thread sleeps.
 const PARKED: u64 = 0;

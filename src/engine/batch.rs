@@ -129,7 +129,7 @@ impl Core {
         record: &Record,
         seq: Option<u64>,
         garbage: &mut Garbage,
-    ) -> u64 {
+    ) -> Option<u64> {
         let Some(seq) = seq else { return NOT_BELOW };
         let in_memory = all.shard(hash).find(hash, record.key()).is_some();
         let side = all.side(hash);
@@ -142,6 +142,6 @@ impl Core {
             }
             old => garbage.silent.extend(old.map(|what| what.record().clone())),
         }
-        record.stamp()
+        Some(record.stamp())
     }
 }

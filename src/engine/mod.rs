@@ -46,7 +46,7 @@ use crate::record::{NEVER, Record, Seal};
 use crate::stats::{Limits, SharedCounts, Stats};
 use crate::store::disk::{Disk, Failure};
 use crate::sync::Mutex;
-use crate::time::{LATEST, Ticker, Timestamp, nanos_of};
+use crate::time::{Ticker, Timestamp, nanos_of};
 use crate::trace;
 
 use health::Degraded;
@@ -144,10 +144,10 @@ impl Core {
 
     fn moment(&self, at: Option<Timestamp>) -> Moment {
         if let Some(at) = at {
-            return Moment { stamp: at.as_nanos().min(LATEST), wall: at.as_nanos() };
+            return Moment { stamp: at.as_nanos(), wall: at.as_nanos() };
         }
         let (stamp, wall) = self.clock.stamp_and_wall();
-        Moment { stamp: stamp.min(LATEST), wall }
+        Moment { stamp, wall }
     }
 
     /// The wall time of an operation that sets no stamp.
@@ -185,18 +185,16 @@ impl Core {
     /// than it is (P4).
     fn accessed(&self, locked: &mut Locked<'_, Side>, id: SlotId, stamp: u64) {
         locked.shard.restamp(id, stamp);
-        let handed = locked.shard.handed(id);
-        if stamp < handed && handed != crate::memory::NOT_BELOW {
-            self.went_back(locked, id, stamp);
+        if let Some(handed) = locked.shard.handed(id).filter(|handed| stamp < *handed) {
+            self.went_back(locked, id, stamp, handed);
         }
     }
 
     #[cold]
-    fn went_back(&self, locked: &mut Locked<'_, Side>, id: SlotId, stamp: u64) {
+    fn went_back(&self, locked: &mut Locked<'_, Side>, id: SlotId, stamp: u64, handed: u64) {
         let record = locked.shard.record(id).clone();
         let hash = self.memory.hash(record.key());
-        let handed = locked.shard.handed(id);
-        locked.shard.set_handed(id, stamp);
+        locked.shard.set_handed(id, Some(stamp));
         self.count_touches(locked.side.touch(hash, record.key(), stamp, handed));
     }
 
@@ -338,7 +336,7 @@ impl Core {
     }
 
     /// Where an entry goes in memory.
-    fn placement(&self, record: &Record, moment: Moment, handed: u64) -> Placement {
+    fn placement(&self, record: &Record, moment: Moment, handed: Option<u64>) -> Placement {
         let deadline = self.memory_deadline(record.header().deadline, moment.wall);
         Placement { stamp: moment.stamp, handed, deadline }
     }

@@ -18,7 +18,7 @@
 use hashbrown::HashTable;
 
 use crate::hash::KeyHash;
-use crate::memory::{NOT_BELOW, Removed};
+use crate::memory::Removed;
 use crate::record::Record;
 use crate::stats::ShardCounts;
 use crate::store::Touch;
@@ -195,11 +195,11 @@ impl Side {
     /// Memory lets go of an entry: its recency goes here if the disk does not have it. Returns how
     /// many touches there are more.
     pub(crate) fn let_go(&mut self, removed: &Removed) -> usize {
-        if removed.handed == NOT_BELOW || removed.handed == removed.stamp {
-            return 0;
-        }
         let stamp = removed.stamp;
-        self.touch(KeyHash(removed.hash), removed.record.key(), stamp, removed.handed)
+        match removed.handed.filter(|handed| *handed != stamp) {
+            Some(handed) => self.touch(KeyHash(removed.hash), removed.record.key(), stamp, handed),
+            None => 0,
+        }
     }
 
     /// Sets the recency of a key of which the disk has `below`. Returns how many touches there are

@@ -270,7 +270,7 @@ impl Core {
             if locked.reserve(None, charge) {
                 locked.side.counts.promotions += 1;
                 self.count_touches(locked.side.forget_touch(hash, key));
-                let placement = self.placement(&seen.record, moment, seen.handed);
+                let placement = self.placement(&seen.record, moment, Some(seen.handed));
                 let id = locked.shard.insert(hash, seen.record.clone(), placement);
                 self.accessed(&mut locked, id, moment.stamp);
                 return true;

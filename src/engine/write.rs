@@ -450,14 +450,14 @@ impl Core {
         ticket: Ticket<'_>,
         reported: bool,
         garbage: &mut Garbage,
-    ) -> (u64, Option<u64>) {
+    ) -> (Option<u64>, Option<u64>) {
         let Some(disk) = &self.disk else { return (NOT_BELOW, None) };
         self.count_touches(locked.side.forget_touch(hash, record.key()));
         let (seq, what, handed) = match ticket {
             Ticket::NoDisk => return (NOT_BELOW, None),
             Ticket::Room(room) => {
                 let seq = disk.queue.push(room, Change::Put(record.clone()), reported);
-                (seq, What::Put(record.clone()), record.stamp())
+                (seq, What::Put(record.clone()), Some(record.stamp()))
             }
             Ticket::Shed(room) => {
                 self.counts.shed.add(1);

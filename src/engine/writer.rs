@@ -25,7 +25,6 @@ use crate::engine::queue::Work;
 use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{RemovalCause, Tier};
 use crate::hash::KeyHash;
-use crate::memory::NOT_BELOW;
 use crate::record::{NEVER, Record};
 use crate::store::disk::{Failure, Writer};
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Touch, Verdict, Why};
@@ -251,15 +250,14 @@ impl Core {
                 .filter(|id| {
                     let (handed, record) = (locked.shard.handed(*id), locked.shard.record(*id));
                     let hash = self.memory.hash(record.key());
-                    handed != NOT_BELOW
-                        && handed != locked.shard.stamp(*id)
+                    handed.is_some_and(|handed| handed != locked.shard.stamp(*id))
                         && !locked.side.is_superseded(hash, record.key(), number)
                 })
                 .collect();
             for id in changed {
                 let stamp = locked.shard.stamp(id);
                 let record = Record::of_key(locked.shard.record(id).key());
-                locked.shard.set_handed(id, stamp);
+                locked.shard.set_handed(id, Some(stamp));
                 touches.push(Touch { record, stamp });
             }
         }
@@ -328,7 +326,7 @@ impl Above for Asker<'_> {
         };
         if accessed != stamp && why != Why::Expired {
             if let Some(id) = held {
-                locked.shard.set_handed(id, accessed);
+                locked.shard.set_handed(id, Some(accessed));
             }
             core.count_touches(locked.side.forget_touch(hash, key));
             return Verdict::Accessed(accessed);

@@ -59,7 +59,7 @@ fn check_of(hash: u64) -> u32 {
 pub(crate) struct Placement {
     pub(crate) stamp: u64,
     /// The stamp that the tier below knows, or [`super::NOT_BELOW`].
-    pub(crate) handed: u64,
+    pub(crate) handed: Option<u64>,
     /// When it leaves memory, or [`NEVER`].
     pub(crate) deadline: u64,
 }
@@ -117,12 +117,12 @@ impl Shard {
         self.slab.stamp(id)
     }
 
-    pub(crate) fn handed(&self, id: SlotId) -> u64 {
-        self.slab.get(id).handed
+    pub(crate) fn handed(&self, id: SlotId) -> Option<u64> {
+        self.slab.get(id).handed()
     }
 
-    pub(crate) fn set_handed(&mut self, id: SlotId, stamp: u64) {
-        self.slab.get_mut(id).handed = stamp;
+    pub(crate) fn set_handed(&mut self, id: SlotId, stamp: Option<u64>) {
+        self.slab.get_mut(id).set_handed(stamp);
     }
 
     pub(crate) fn deadline(&self, id: SlotId) -> u64 {

@@ -23,7 +23,7 @@ impl SlotId {
 }
 
 /// The `handed` stamp of an entry that the tier below does not have.
-pub(crate) const NOT_BELOW: u64 = u64::MAX;
+pub(crate) const NOT_BELOW: Option<u64> = None;
 
 /// The `run` of a slot that the order holds sorted, and of one that it does not hold.
 pub(super) const FRONT: u32 = u32::MAX;
@@ -33,20 +33,33 @@ pub(super) const NOWHERE: u32 = u32::MAX - 1;
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) hash: u64,
-    /// The stamp that the tier below knows, or [`NOT_BELOW`].
-    pub(super) handed: u64,
-    /// The stamp under which the order has filed it.
+    /// The stamp that the tier below knows, if `is_below`.
+    handed: u64,
+    /// The stamp under which the order has filed it; of a free one, the number of the next.
     pub(super) place: u64,
     /// Where the order has filed it.
     pub(super) run: u32,
-    /// The next slot of the free list.
-    next_free: SlotId,
+    is_below: bool,
 }
 
 impl Slot {
     /// A slot that is not filed yet.
-    pub(super) fn new(hash: u64, handed: u64) -> Self {
-        Self { hash, handed, place: 0, run: NOWHERE, next_free: SlotId::NIL }
+    pub(super) fn new(hash: u64, handed: Option<u64>) -> Self {
+        let mut slot = Self { hash, handed: 0, place: 0, run: NOWHERE, is_below: false };
+        slot.set_handed(handed);
+        slot
+    }
+
+    pub(super) fn handed(&self) -> Option<u64> {
+        self.is_below.then_some(self.handed)
+    }
+
+    pub(super) fn set_handed(&mut self, handed: Option<u64>) {
+        (self.is_below, self.handed) = (handed.is_some(), handed.unwrap_or(0));
+    }
+
+    fn next_free(&self) -> SlotId {
+        SlotId(u32::try_from(self.place).unwrap_or(u32::MAX))
     }
 }
 
@@ -56,7 +69,7 @@ pub(crate) struct Removed {
     pub(crate) record: Record,
     pub(crate) hash: u64,
     pub(crate) stamp: u64,
-    pub(crate) handed: u64,
+    pub(crate) handed: Option<u64>,
 }
 
 /// The slots and the list of free ones.
@@ -101,7 +114,7 @@ impl Slab {
             return id;
         }
         let target = &mut self.slots[id.index()];
-        self.free = target.next_free;
+        self.free = target.next_free();
         *target = slot;
         self.records[id.index()] = Some(record);
         id
@@ -113,10 +126,10 @@ impl Slab {
             unreachable!("B1: {id:?} is free")
         };
         let slot = &mut self.slots[id.index()];
-        slot.next_free = self.free;
+        slot.place = self.free.0.into();
         self.free = id;
         self.occupied -= 1;
-        Removed { stamp: record.recency(), record, hash: slot.hash, handed: slot.handed }
+        Removed { stamp: record.recency(), record, hash: slot.hash, handed: slot.handed() }
     }
 
     /// Exchanges the record of an occupied slot; gives the old one.
@@ -159,7 +172,7 @@ impl Slab {
                 return Err(format!("B1: {id:?} is on the free list and occupied, or in a circle"));
             }
             free += 1;
-            id = self.get(id).next_free;
+            id = self.get(id).next_free();
         }
         if free + self.occupied != self.slots.len() || self.occupied().count() != self.occupied {
             return Err(format!("B1: a slot is neither free ({free}) nor occupied"));
