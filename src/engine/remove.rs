@@ -175,6 +175,7 @@ impl Core {
         if let Some(disk) = &self.disk
             && (disk.queue.is_suspect() || disk.disk.snapshot().is_none())
         {
+            self.check_open()?;
             // Which of its keys to remove cannot be known, and they would come back.
             let sentence = "the disk tier cannot be read now; nothing was removed, try again";
             return Err(disk
