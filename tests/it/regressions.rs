@@ -180,7 +180,15 @@ fn a_purge_takes_what_is_still_queued_along() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(Timestamp::from_secs(1_000));
     let builder = two_tier(folder.path()).disk_time_to_live(Duration::from_secs(60));
-    let cache = builder.clock(clock.clone()).memory_max_entries(10).open().unwrap();
+    // Parts of 512 operations, and more than one of them queued at the end.
+    let policy = WritePolicy::Behind {
+        max_delay: Duration::from_secs(3_600),
+        max_pending_ops: 1 << 12,
+        max_pending_bytes: 1 << 20,
+        when_full: WhenFull::default(),
+    };
+    let builder = builder.write_policy(policy).memory_max_entries(10);
+    let cache = builder.clock(clock.clone()).open().unwrap();
     for number in 0..20_000_u32 {
         cache.insert(&number.to_be_bytes(), b"value").unwrap();
     }
