@@ -46,21 +46,35 @@ impl Core {
         let moment = self.moment(at);
         let mut locked = self.memory.lock(hash);
         let id = locked.shard.find(hash, key);
-        if let Some(id) = id {
-            let Guarded { shard, side, .. } = &mut *locked;
-            let is_over = |deadline, stamp| self.is_over(deadline, stamp, moment.wall);
-            if let Some((record, went_back)) = shard.hit(id, moment.stamp, is_over) {
-                let record = record.clone();
-                side.counts.memory_hits += 1;
-                if went_back {
-                    self.accessed(&mut locked, id, moment.stamp);
-                }
-                drop(locked);
-                trace_op!("get", key, "hit", "memory");
-                return Ok(Some(make(self.found(record, moment.stamp, Tier::Memory))));
-            }
+        if let Some(id) = id
+            && let Some(record) = self.hit(&mut locked, id, moment, Record::clone)
+        {
+            drop(locked);
+            trace_op!("get", key, "hit", "memory");
+            return Ok(Some(make(self.found(record, moment.stamp, Tier::Memory))));
         }
         Ok(self.get_slowly(locked, id, hash, key, moment)?.map(make))
+    }
+
+    /// Makes an entry in memory the most recent, and gives what `take` makes of its record; `None` if
+    /// its time there is over.
+    #[inline]
+    fn hit<T>(
+        &self,
+        locked: &mut Locked<'_, Side>,
+        id: SlotId,
+        moment: Moment,
+        take: impl FnOnce(&Record) -> T,
+    ) -> Option<T> {
+        let Guarded { shard, side, .. } = &mut **locked;
+        let is_over = |deadline, stamp| self.is_over(deadline, stamp, moment.wall);
+        let (record, went_back) = shard.hit(id, moment.stamp, is_over)?;
+        let taken = take(record);
+        side.counts.memory_hits += 1;
+        if went_back {
+            self.accessed(locked, id, moment.stamp);
+        }
+        Some(taken)
     }
 
     /// A get that memory could not answer: `id` is an entry whose time there is over.
@@ -91,19 +105,12 @@ impl Core {
         let hash = self.memory.hash(key);
         let moment = self.moment(None);
         let mut locked = self.memory.lock(hash);
-        if let Some(id) = locked.shard.find(hash, key) {
-            let Guarded { shard, side, .. } = &mut *locked;
-            let is_over = |deadline, stamp| self.is_over(deadline, stamp, moment.wall);
-            if let Some((record, went_back)) = shard.hit(id, moment.stamp, is_over) {
-                copy(record.value());
-                side.counts.memory_hits += 1;
-                if went_back {
-                    self.accessed(&mut locked, id, moment.stamp);
-                }
-                drop(locked);
-                trace_op!("get", key, "hit", "memory");
-                return Ok(true);
-            }
+        if let Some(id) = locked.shard.find(hash, key)
+            && self.hit(&mut locked, id, moment, |record| copy(record.value())).is_some()
+        {
+            drop(locked);
+            trace_op!("get", key, "hit", "memory");
+            return Ok(true);
         }
         drop(locked);
         Ok(self.get(key, None, |found| copy(found.record.value()))?.is_some())

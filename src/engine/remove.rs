@@ -89,7 +89,11 @@ impl Core {
     /// Whether the disk, which had been read up to this epoch, has answered all since: else "not there"
     /// may mean "not known".
     fn could_be_asked(disk: &DiskSide, epoch: u64) -> bool {
-        !disk.queue.is_suspect() && disk.disk.snapshot().is_some() && disk.disk.epoch() == epoch
+        Self::can_be_asked(disk) && disk.disk.epoch() == epoch
+    }
+
+    fn can_be_asked(disk: &DiskSide) -> bool {
+        !disk.queue.is_suspect() && disk.disk.snapshot().is_some()
     }
 
     /// Takes an entry out of memory; gives it unless it is over, which counts as an expiration.
@@ -172,16 +176,12 @@ impl Core {
         while let Some(key) = walk.next_key(self) {
             keys.push(key?);
         }
-        if let Some(disk) = &self.disk
-            && (disk.queue.is_suspect() || disk.disk.snapshot().is_none())
-        {
+        if let Some(disk) = self.disk.as_ref().filter(|disk| !Self::can_be_asked(disk)) {
             self.check_open()?;
             // Which of its keys to remove cannot be known, and they would come back.
             let sentence = "the disk tier cannot be read now; nothing was removed, try again";
-            return Err(disk
-                .queue
-                .failing()
-                .unwrap_or_else(|| Error::new(ErrorKind::Io, sentence)));
+            let unread = || Error::new(ErrorKind::Io, sentence);
+            return Err(disk.queue.failing().unwrap_or_else(unread));
         }
         trace_op!("invalidate_prefix", prefix, "done", self.lowest().name());
         Ok(self.remove_group(keys)? as u64)
@@ -195,12 +195,9 @@ impl Core {
         // Which of them are there is looked up first, so that nothing is half done if that fails.
         let mut present = Vec::new();
         for key in keys {
-            let epoch = self.disk.as_ref().map(|disk| disk.disk.epoch());
+            let asked = self.disk.as_ref().map(|disk| (disk, disk.disk.epoch()));
             let found = self.look(&key, 0)?;
-            let known = match (&self.disk, epoch) {
-                (Some(disk), Some(epoch)) => Self::could_be_asked(disk, epoch),
-                _ => true,
-            };
+            let known = asked.is_none_or(|(disk, epoch)| Self::could_be_asked(disk, epoch));
             if found.is_some() || !known {
                 present.push((self.memory.hash(&key), Record::of_key(&key), found));
             }

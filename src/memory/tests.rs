@@ -62,6 +62,23 @@ fn evict(memory: &Memory<u64>, model: &mut Model, newcomer: Option<(u64, &[u8])>
     }
 }
 
+/// Gives an entry a new stamp in both, if it is there, and finds it.
+fn restamp(
+    locked: &mut Locked<'_, u64>,
+    model: &mut Model,
+    hash: KeyHash,
+    key: &[u8],
+    stamp: u64,
+) -> Option<SlotId> {
+    let found = locked.shard.find(hash, key);
+    assert_eq!(found.is_some(), model.contains_key(key));
+    if let (Some(id), Some(entry)) = (found, model.get_mut(key)) {
+        locked.shard.restamp(id, stamp);
+        entry.0 = stamp;
+    }
+    found
+}
+
 /// Inserts or replaces, as the engine does: room is made first, and the newcomer may be the victim.
 fn put(memory: &Memory<u64>, model: &mut Model, key: &[u8], entry: (u64, u64, u64)) {
     let (stamp, charge, deadline) = entry;
@@ -69,12 +86,7 @@ fn put(memory: &Memory<u64>, model: &mut Model, key: &[u8], entry: (u64, u64, u6
     let placement = Placement { stamp, handed: NOT_BELOW, deadline };
     loop {
         let mut locked = memory.lock(hash);
-        let old = locked.shard.find(hash, key);
-        assert_eq!(old.is_some(), model.contains_key(key));
-        if let (Some(old), Some(entry)) = (old, model.get_mut(key)) {
-            locked.shard.restamp(old, stamp);
-            entry.0 = stamp;
-        }
+        let old = restamp(&mut locked, model, hash, key, stamp);
         if locked.reserve(old, charge) {
             match old {
                 Some(old) => drop(locked.shard.replace(old, record(key, charge), placement)),
@@ -103,13 +115,7 @@ fn step(memory: &Memory<u64>, model: &mut Model, rng: &mut Rng) {
             put(memory, model, key, (stamp, rng.below(20), deadline));
         }
         5..7 => {
-            let mut locked = memory.lock(hash);
-            let found = locked.shard.find(hash, key);
-            assert_eq!(found.is_some(), model.contains_key(key));
-            if let (Some(id), Some(entry)) = (found, model.get_mut(key)) {
-                locked.shard.restamp(id, stamp);
-                entry.0 = stamp;
-            }
+            restamp(&mut memory.lock(hash), model, hash, key, stamp);
         }
         7 => {
             let mut locked = memory.lock(hash);

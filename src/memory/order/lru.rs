@@ -32,8 +32,8 @@ use std::collections::VecDeque;
 
 use crate::memory::slab::{FRONT, NOWHERE, Slab, SlotId};
 
-/// A run that has this many entries is followed by a new one. Few in unit tests and under fuzzing, where few entries
-/// to make many runs.
+/// A run that has this many entries is followed by a new one. Two in unit tests and under fuzzing,
+/// where few entries are to make many runs.
 const RUN_ITEMS: usize = if cfg!(any(test, fuzzing)) { 2 } else { 256 };
 /// What `front` may hold before its newer half becomes a run again.
 const FRONT_ITEMS_MAX: usize = 4 * RUN_ITEMS;

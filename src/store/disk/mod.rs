@@ -109,11 +109,16 @@ impl Writer {
     /// Opens the database again after a failure, and says what its last commit was.
     pub(crate) fn reopen(&mut self) -> Result<Totals, Failure> {
         self.let_go();
+        self.open_database()?;
+        self.show()
+    }
+
+    /// Opens the file that is there; readers do not see it yet.
+    fn open_database(&mut self) -> Result<(), Failure> {
         let database = open::open_database(&self.options.path, self.options.cache_bytes)?;
         self.totals = open::totals(&database)?;
         self.database = Some(database);
-        self.refresh()?;
-        Ok(self.totals)
+        Ok(())
     }
 
     /// Sets the file aside, which is damaged beyond use, and opens a new one in its place; an error
@@ -121,14 +126,11 @@ impl Writer {
     pub(crate) fn start_anew(&mut self, failure: Failure) -> Result<(), Failure> {
         self.let_go();
         open::replace(&self.options, failure)?;
-        let database = open::open_database(&self.options.path, self.options.cache_bytes)?;
-        self.totals = open::totals(&database)?;
         self.sweep_from.clear();
-        self.database = Some(database);
-        Ok(())
+        self.open_database()
     }
 
-    /// Gives readers the file that [`Self::start_anew`] made.
+    /// Gives readers the file that was opened, and says what its last commit was.
     pub(crate) fn show(&mut self) -> Result<Totals, Failure> {
         self.refresh()?;
         Ok(self.totals)
