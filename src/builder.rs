@@ -170,8 +170,9 @@ impl<H: Weighed> Builder<H> {
     }
 
     /// The version of what the values mean. A file of another version opens empty: its entries are
-    /// dropped. Raise it when the fields of the value's type change: a type is told by its name and the
-    /// size and alignment of its archived form, which may stay the same. Default: 0.
+    /// dropped. Raise it when values of one type change their meaning. A type is told by its name and by
+    /// size, alignment and layout of its archived form; the layout does not tell numbers of one size
+    /// apart (`i32` for `u32`, or two fields swapped), nor names of fields. Default: 0.
     pub fn schema_version(mut self, version: u32) -> Self {
         self.config.schema_version = version;
         self

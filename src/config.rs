@@ -13,6 +13,35 @@ use crate::stats::Limits;
 use crate::time::Clock;
 
 /// When a write reaches the disk.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::{ByteCache, WhenFull, WritePolicy};
+///
+/// let folder = tempfile::tempdir()?;
+/// let durable = ByteCache::builder()
+///     .path(folder.path().join("durable.larder"))
+///     .write_policy(WritePolicy::Through)
+///     .open()?;
+/// durable.insert(b"k", b"on disk when this returns")?;
+/// assert_eq!(durable.disk_len(), 1);
+///
+/// let fast = ByteCache::builder()
+///     .path(folder.path().join("fast.larder"))
+///     .write_policy(WritePolicy::Behind {
+///         max_delay: Duration::from_millis(20),
+///         max_pending_ops: 1_000,
+///         max_pending_bytes: 1 << 20,
+///         when_full: WhenFull::default(),
+///     })
+///     .open()?;
+/// fast.insert(b"k", b"on disk within 20 ms")?;
+/// fast.flush()?;
+/// assert_eq!(fast.disk_len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WritePolicy {
     /// A write returns when it is durable; concurrent writers share a commit.
@@ -51,6 +80,30 @@ impl Default for WritePolicy {
 }
 
 /// What a write does when the queue of pending writes is full.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::{ByteCache, WhenFull, WritePolicy};
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder()
+///     .path(folder.path().join("cache.larder"))
+///     .write_policy(WritePolicy::Behind {
+///         max_delay: Duration::from_secs(60),
+///         max_pending_ops: 1,
+///         max_pending_bytes: 1 << 20,
+///         when_full: WhenFull::Shed,
+///     })
+///     .open()?;
+/// for key in 0..100_u8 {
+///     cache.insert(&[key], b"value")?; // never waits
+/// }
+/// cache.flush()?;
+/// assert_eq!((cache.memory_len(), cache.disk_len() + cache.stats().shed), (100, 100));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
     /// It waits this long at most, and then fails with `ErrorKind::Busy`.
@@ -68,6 +121,25 @@ impl Default for WhenFull {
 }
 
 /// What to do with a file that begins as ours do and is damaged.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, DamagePolicy, ErrorKind};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("cache.larder");
+/// let open = |policy| ByteCache::builder().path(&path).on_damage(policy).open();
+/// open(DamagePolicy::Fail)?.close()?;
+/// let bytes = std::fs::read(&path)?;
+/// std::fs::write(&path, &bytes[..bytes.len() / 2])?;   // half of it is lost
+///
+/// let error = open(DamagePolicy::Fail).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Corrupt);        // the file is as it was
+/// let cache = open(DamagePolicy::SetAside)?;           // it is renamed
+/// assert!(cache.is_empty() && folder.path().join("cache.larder.damaged").exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DamagePolicy {
     /// Rename it to `*.damaged`, in the place of the one before, log that, and start empty.
@@ -78,6 +150,25 @@ pub enum DamagePolicy {
 }
 
 /// What to do with a file that holds keys or values of another type.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{Cache, ErrorKind, SchemaPolicy};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("cache.larder");
+/// let words: Cache<str, String> = Cache::builder().path(&path).open()?;
+/// words.insert("k", &"a word".to_owned())?;
+/// words.close()?;
+///
+/// let refused = Cache::<str, u64>::builder().path(&path).open();
+/// assert_eq!(refused.unwrap_err().kind(), ErrorKind::Schema);
+/// let numbers: Cache<str, u64> =
+///     Cache::builder().path(&path).on_schema_mismatch(SchemaPolicy::StartEmpty).open()?;
+/// assert!(numbers.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SchemaPolicy {
     /// Fail to open, with `ErrorKind::Schema`.
@@ -88,6 +179,22 @@ pub enum SchemaPolicy {
 }
 
 /// What callers see when the disk fails.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, ErrorPolicy, TierHealth};
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder()
+///     .path(folder.path().join("cache.larder"))
+///     .error_policy(ErrorPolicy::Strict)
+///     .open()?;
+/// // A miss is now always a miss: were the disk not readable, this would be an error.
+/// assert!(cache.get(b"k")?.is_none());
+/// assert_eq!(cache.health().disk, Some(TierHealth::Ok));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ErrorPolicy {
     /// The cache goes on in memory: reads that need the disk are misses, writes succeed.

@@ -31,6 +31,23 @@ use crate::time::{Clock, Timestamp, read};
 use crate::value::{CacheValue, deserialize, is_valid};
 
 /// Where an entry was found, or what an event is about.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, Tier};
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder()
+///     .path(folder.path().join("cache.larder"))
+///     .memory_max_entries(1)
+///     .open()?;
+/// cache.insert(b"older", b"1")?;
+/// cache.insert(b"newer", b"2")?;
+/// assert_eq!(cache.get(b"newer")?.map(|entry| entry.tier()), Some(Tier::Memory));
+/// assert_eq!(cache.get(b"older")?.map(|entry| entry.tier()), Some(Tier::Disk));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Tier {
@@ -50,6 +67,26 @@ impl Tier {
 }
 
 /// Why an entry left a tier.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+/// use larder::{ByteCache, RemovalCause};
+///
+/// let (left, causes) = mpsc::channel();
+/// let cache = ByteCache::builder()
+///     .memory_max_entries(1)
+///     .eviction_listener(move |key, _entry, cause| { let _ = left.send((key, cause)); })
+///     .open()?;
+/// cache.insert(b"a", b"1")?;
+/// cache.insert(b"a", b"2")?;
+/// cache.insert(b"b", b"3")?;
+/// cache.remove(b"b")?;
+/// let causes: Vec<_> = causes.try_iter().map(|(_, cause)| cause).collect();
+/// assert_eq!(causes, [RemovalCause::Replaced, RemovalCause::Size, RemovalCause::Explicit]);
+/// # Ok::<(), larder::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RemovalCause {

@@ -9,6 +9,19 @@ use std::fmt;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, coarse enough to act on.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, ErrorKind};
+///
+/// let cache = ByteCache::builder().memory_max_bytes(100).open()?;
+/// match cache.insert(b"k", &[0; 200]) {
+///     Err(error) if error.kind() == ErrorKind::TooLarge => {} // go on without it
+///     other => other?,
+/// }
+/// # Ok::<(), larder::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -41,6 +41,7 @@ mod error;
 mod handle;
 mod hash;
 mod key;
+mod layout;
 mod memory;
 mod record;
 mod stats;

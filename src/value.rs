@@ -8,7 +8,7 @@
 //!
 //! What a file was written with is told by three fingerprints: rkyv's format features (byte order,
 //! alignment, pointer width, as compiled into this program), the type's name without its path, and
-//! the size and alignment of its archived form.
+//! the size, alignment and layout of its archived form (see `layout.rs`).
 
 use std::any::type_name;
 use std::cell::Cell;
@@ -22,6 +22,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{LayoutValidator, fingerprint};
 
 /// A type that can be a cache's value: whatever derives rkyv's `Archive`, `Serialize` and
 /// `Deserialize` (validation comes with them by default).
@@ -57,6 +58,7 @@ pub trait CacheValue:
                       + Send
                       + Sync
                       + for<'a> CheckBytes<HighValidator<'a, RkyvError>>
+                      + for<'a> CheckBytes<LayoutValidator<'a, RkyvError>>
                       + Deserialize<Self, HighDeserializer<RkyvError>>,
     >
     + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>
@@ -74,6 +76,7 @@ impl<T> CacheValue for T where
                           + Send
                           + Sync
                           + for<'a> CheckBytes<HighValidator<'a, RkyvError>>
+                          + for<'a> CheckBytes<LayoutValidator<'a, RkyvError>>
                           + Deserialize<Self, HighDeserializer<RkyvError>>,
         >
         + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>
@@ -121,7 +124,9 @@ pub(crate) fn deserialize<V: CacheValue>(archived: &Archived<V>) -> Result<V> {
 /// What tells values of different types apart in a file.
 pub(crate) fn layout_name<V: CacheValue>() -> String {
     let (size, align) = (size_of::<Archived<V>>(), align_of::<Archived<V>>());
-    format!("{} (archived: {size} bytes, alignment {align})", short_type_name::<V>())
+    let layout = fingerprint::<Archived<V>>();
+    let name = short_type_name::<V>();
+    format!("{name} (archived: {size} bytes, alignment {align}, layout {layout:08x})")
 }
 
 /// The rkyv format features of this program, such as `little-endian aligned pointer32`.

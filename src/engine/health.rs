@@ -12,6 +12,22 @@ use crate::time::Timestamp;
 use crate::trace;
 
 /// How one tier is.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, TierHealth};
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder().path(folder.path().join("cache.larder")).open()?;
+/// match cache.health().disk {
+///     Some(TierHealth::Degraded { reason, .. }) => panic!("new and failing: {reason}"),
+///     other => assert_eq!(other, Some(TierHealth::Ok)),
+/// }
+/// cache.clone().close()?;
+/// assert_eq!(cache.health().disk, Some(TierHealth::Closed));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TierHealth {

@@ -283,6 +283,37 @@ fn a_file_of_another_type_is_refused_and_kept() {
     assert_eq!(open().unwrap().get("key").unwrap().unwrap().to_owned(), 7);
 }
 
+/// Two types of one name, as a type is before and after its fields are moved.
+mod before {
+    #[derive(Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    pub struct Page {
+        pub size: u32,
+        pub title: String,
+    }
+}
+
+mod after {
+    #[derive(Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    pub struct Page {
+        pub title: String,
+        pub size: u32,
+    }
+}
+
+#[test]
+fn a_type_whose_fields_moved_is_another_type() {
+    let place = place();
+    let path = &place.path;
+    let cache = Cache::<str, Vec<before::Page>>::builder().path(path).open().unwrap();
+    let page = before::Page { size: 3, title: "a title that is not short".to_owned() };
+    cache.insert("key", &vec![page]).unwrap();
+    cache.close().unwrap();
+    let other = || Cache::<str, Vec<after::Page>>::builder().path(path).open();
+    place.refuses(other, ErrorKind::Schema, &["Vec<Page> (archived: 8 bytes", "layout"]);
+    let cache = Cache::<str, Vec<before::Page>>::builder().path(path).open().unwrap();
+    assert_eq!(cache.get("key").unwrap().unwrap()[0].size, 3);
+}
+
 #[test]
 fn a_file_of_another_type_starts_empty_where_that_was_chosen() {
     let place = filled();
