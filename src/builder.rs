@@ -11,6 +11,7 @@ use crate::config::{Config, DamagePolicy, ErrorPolicy, SchemaPolicy, WritePolicy
 use crate::entry::{ByteEntry, Entry, RemovalCause};
 use crate::error::Result;
 use crate::key::CacheKey;
+use crate::store::disk::{Place, Volume};
 use crate::time::Clock;
 use crate::value::CacheValue;
 
@@ -105,6 +106,14 @@ impl<H: Weighed> Builder<H> {
     /// and, after damage, one file that was set aside (`*.damaged`). Default: none, memory only.
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.path = Some(path.into());
+        self
+    }
+
+    /// Where `path` is, in the place of the file system: for tests that say what becomes of each
+    /// write. No lock keeps the volume from being opened twice.
+    #[doc(hidden)]
+    pub fn volume(mut self, volume: Arc<dyn Volume>) -> Self {
+        self.config.place = Place::Volume(volume);
         self
     }
 

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hash::SHARDS_MAX;
 use crate::record::KEY_BYTES_MAX;
 use crate::stats::Limits;
+use crate::store::disk::Place;
 use crate::time::Clock;
 
 /// When a write reaches the disk.
@@ -212,6 +213,7 @@ pub(crate) type Listener = Arc<dyn Fn(Found, RemovalCause) + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) path: Option<PathBuf>,
+    pub(crate) place: Place,
     pub(crate) memory: Limits,
     pub(crate) disk: Limits,
     pub(crate) memory_time_to_live: Option<Duration>,
@@ -236,6 +238,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             path: None,
+            place: Place::default(),
             memory: Limits::default(),
             disk: Limits::default(),
             memory_time_to_live: None,

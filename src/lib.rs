@@ -63,6 +63,12 @@ pub use stats::Stats;
 pub use time::{Clock, ManualClock, Timestamp};
 pub use value::CacheValue;
 
+/// What tests can put in the place of the file system; no part of what versions promise.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::store::disk::{Device, Volume};
+}
+
 #[cfg(doc)]
 #[doc = include_str!("design.md")]
 pub mod _design {}

@@ -67,6 +67,7 @@ impl Engine {
             None => None,
             Some(path) => Some(Opened::open(&Options {
                 path: path.clone(),
+                place: config.place.clone(),
                 cache_bytes: config.disk_cache_bytes,
                 on_damage: match config.on_damage {
                     DamagePolicy::SetAside => OnDamage::SetAside,

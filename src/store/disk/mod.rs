@@ -33,6 +33,7 @@ mod open;
 mod read;
 mod rows;
 mod schema;
+mod volume;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,8 @@ use read::Memo;
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
 pub(crate) use read::{Lookup, Row, Snapshot};
+pub(crate) use volume::Place;
+pub use volume::{Device, Volume};
 
 /// What readers share.
 #[derive(Debug)]
@@ -98,7 +101,7 @@ pub(crate) struct Writer {
     memo: Arc<Memo>,
     options: Options,
     /// Held for as long as the file may be touched; dropped last.
-    _lock: lock::FileLock,
+    _lock: Option<lock::FileLock>,
 }
 
 impl Writer {
@@ -115,7 +118,7 @@ impl Writer {
 
     /// Opens the file that is there; readers do not see it yet.
     fn open_database(&mut self) -> Result<(), Failure> {
-        let database = open::open_database(&self.options.path, self.options.cache_bytes)?;
+        let database = open::open_database(&self.options)?;
         self.totals = open::totals(&database)?;
         self.database = Some(database);
         Ok(())

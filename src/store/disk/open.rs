@@ -13,15 +13,13 @@
 //! A file that begins as ours and cannot be opened or read is damaged: it is set aside under the
 //! name `*.damaged`, in the place of the one before, or refused, as the caller chose.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use redb::{
-    Builder, Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTableMetadata, TableError,
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableError,
 };
 
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +32,7 @@ use crate::store::disk::schema::{
     EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
     SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
+use crate::store::disk::volume::Place;
 use crate::store::disk::{Disk, Writer};
 use crate::sync::RwLock;
 use crate::trace;
@@ -59,6 +58,7 @@ pub(crate) enum OnOtherType {
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) path: PathBuf,
+    pub(crate) place: Place,
     pub(crate) cache_bytes: usize,
     pub(crate) on_damage: OnDamage,
     pub(crate) on_other_type: OnOtherType,
@@ -92,16 +92,13 @@ impl Opened {
     /// Opens the cache file, or makes it.
     pub(crate) fn open(options: &Options) -> Result<Self> {
         let path = &options.path;
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(|e| {
-                let folder = parent.display();
-                let sentence = format!("cannot make the folder {folder}: {e}; choose another path");
-                Error::with_source(ErrorKind::Io, sentence, e)
-            })?;
+        let files = matches!(options.place, Place::Files);
+        if files {
+            make_folder(path)?;
         }
-        let exists = is_there(path)?;
-        let lock = FileLock::take(path)?;
-        let _ = fs::remove_file(beside(path, ".new"));
+        let exists = is_there(options)?;
+        let lock = if files { Some(FileLock::take(path)?) } else { None };
+        let _ = options.place.remove(&beside(path, ".new"));
         if !exists {
             create(options)?;
         }
@@ -137,29 +134,39 @@ impl Opened {
     }
 }
 
+fn make_folder(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
+    fs::create_dir_all(parent).map_err(|e| {
+        let folder = parent.display();
+        let sentence = format!("cannot make the folder {folder}: {e}; choose another path");
+        Error::with_source(ErrorKind::Io, sentence, e)
+    })
+}
+
 /// What a device or a pipe is.
 const NO_FILE: &str = "not a regular file; choose another path";
 
 /// Whether there is a file to open; an error if it is no file of ours.
-fn is_there(path: &Path) -> Result<bool> {
+fn is_there(options: &Options) -> Result<bool> {
+    let path = &options.path;
     let failed = |e: std::io::Error| {
         let sentence =
             format!("cannot read {}: {e}; check the path and its permissions", path.display());
         Error::with_source(ErrorKind::Io, sentence, e)
     };
-    // Before it is opened: that can wait for ever on a pipe.
-    let kind = match fs::metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(failed(e)),
-    };
-    if !kind.is_file() {
-        let what = if kind.is_dir() { "a folder; name a file in it" } else { NO_FILE };
-        return Err(Error::new(ErrorKind::Io, format!("{} is {what}", path.display())));
+    if matches!(options.place, Place::Files) {
+        // Before it is opened: that can wait for ever on a pipe.
+        let kind = match fs::metadata(path) {
+            Ok(metadata) => metadata.file_type(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(failed(e)),
+        };
+        if !kind.is_file() {
+            let what = if kind.is_dir() { "a folder; name a file in it" } else { NO_FILE };
+            return Err(Error::new(ErrorKind::Io, format!("{} is {what}", path.display())));
+        }
     }
-    let mut file = File::open(path).map_err(failed)?;
-    let mut start = Vec::new();
-    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start).map_err(failed)?;
+    let start = options.place.head(path, MAGIC.len()).map_err(failed)?.unwrap_or_default();
     if start.is_empty() {
         return Ok(false);
     }
@@ -180,38 +187,20 @@ fn foreign(path: &Path) -> Error {
 
 /// Makes a new file: temporary name, commit, sync, rename, sync of the folder.
 fn create(options: &Options) -> Result<()> {
-    let (path, new) = (&options.path, beside(&options.path, ".new"));
+    let (path, new, place) = (&options.path, beside(&options.path, ".new"), &options.place);
     let made = guarded(|| {
-        let file = private_file(&new)?;
-        let database = Builder::new().set_cache_size(options.cache_bytes).create_file(file)?;
+        let database = place.create(&new, options.cache_bytes)?;
         start_empty(&database, options)?;
         drop(database);
-        File::open(&new)?.sync_all()?;
-        fs::rename(&new, path)?;
-        sync_folder(path)?;
+        place.sync(&new)?;
+        place.rename(&new, path)?;
+        place.sync_names(path)?;
         Ok(())
     });
     made.map_err(|failure| {
-        let _ = fs::remove_file(&new);
+        let _ = place.remove(&new);
         failure.into_error(format!("cannot make the cache file {}", path.display()))
     })
-}
-
-/// A new file that only its owner may read: it holds whatever the program caches.
-fn private_file(path: &Path) -> std::io::Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
-fn sync_folder(path: &Path) -> std::io::Result<()> {
-    if cfg!(unix) {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
 }
 
 /// Writes the meta rows and empties the tables, in one transaction: entries of another schema
@@ -243,16 +232,15 @@ fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
 fn accept(options: &Options) -> Result<(Database, Totals), Refused> {
     let path = &options.path;
     // Closed cleanly, a file can be looked at without a change; after a crash it is repaired first.
-    let looked = guarded(|| match Builder::new().open_read_only(path) {
-        Ok(database) => Ok(Some(look(&database.begin_read()?, options)?)),
-        Err(DatabaseError::RepairAborted) => Ok(None),
-        Err(e) => Err(e.into()),
+    let looked = guarded(|| match options.place.open_untouched(path)? {
+        Some(database) => Ok(Some(look(&database.begin_read()?, options)?)),
+        None => Ok(None),
     });
     if let Some(look) = looked.map_err(|f| refuse(path, f))? {
         look.verdict(options)?;
     }
     let opened = guarded(|| {
-        let database = open_database(path, options.cache_bytes)?;
+        let database = open_database(options)?;
         let look = look(&database.begin_read()?, options)?;
         Ok((database, look))
     });
@@ -290,8 +278,8 @@ fn refuse(path: &Path, failure: Failure) -> Refused {
     })
 }
 
-pub(super) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, Failure> {
-    guarded(|| Ok(Builder::new().set_cache_size(cache_bytes).open(path)?))
+pub(super) fn open_database(options: &Options) -> Result<Database, Failure> {
+    guarded(|| options.place.open(&options.path, options.cache_bytes))
 }
 
 /// What the meta rows of a file say.
@@ -413,7 +401,7 @@ fn set_aside(options: &Options, failure: Failure) -> Result<()> {
         return Err(failure.into_error(sentence));
     }
     trace::warn("the cache file is damaged; it is set aside and the cache starts empty", &failure);
-    fs::rename(path, beside(path, ".damaged")).map_err(|e| {
+    options.place.rename(path, &beside(path, ".damaged")).map_err(|e| {
         let sentence = format!("cannot set the damaged file {} aside: {e}", path.display());
         Error::with_source(ErrorKind::Io, sentence, e)
     })
