@@ -12,3 +12,4 @@ mod regressions;
 mod replay;
 mod support;
 mod threads;
+mod torture;
