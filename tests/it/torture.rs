@@ -5,6 +5,10 @@ mod modes;
 
 use larder::{ByteCache, InsertOptions, Timestamp};
 
+use std::time::Duration;
+
+use crate::support::{number_from_env, seed};
+use modes::Budget;
 use modes::oracle::{
     Commits, Content, Found, Key, Limits, Log, NEVER, Op, Put, Stamps, check_order, examine,
 };
@@ -113,4 +117,27 @@ fn the_order_on_disk_is_told_by_what_leaves() {
     assert!(check_order(&cache, &found, 1).is_err());
     assert!(examine(&cache, Limits { entries: None, bytes: Some(1) }).is_err());
     assert_eq!(found.with_prefix(b"b").0.len(), 1);
+}
+
+/// Nothing, unless a parent asks.
+#[cfg(unix)]
+#[test]
+fn does_what_its_parent_asks() {
+    if let Some(done) = modes::kill::child() {
+        done.unwrap();
+    }
+}
+
+/// So many cycles, or `LARDER_TORTURE_SECONDS`.
+fn budget(cycles: u64) -> Budget {
+    let seconds = number_from_env("LARDER_TORTURE_SECONDS").map(Duration::from_secs);
+    seconds.map_or(Budget::Cycles(cycles), Budget::Time)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_process_leaves_a_prefix_of_what_it_did() {
+    let figures = modes::kill::run(seed(), budget(200), &mut |_| {});
+    let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
+    assert!(figures.of("operations") > 0 && figures.of("lost") > 0, "{figures}");
 }

@@ -58,7 +58,8 @@ pub(crate) enum Op {
     Remove(Key),
     RemoveMany(Vec<Key>),
     Clear,
-    /// The recency of an entry becomes this, on disk at the next flush or before.
+    /// A read at this time: it becomes the entry's recency, on disk at the next flush or before.
+    /// What has expired by then is removed.
     Touch(Key, u64),
     Flush,
 }
@@ -85,7 +86,8 @@ pub(crate) enum Commits {
     EachOperation,
     /// At `Flush` and `Clear`, and nowhere else.
     AtFlush,
-    /// Anywhere; with limits the stamps must rise, and there must be no `Touch`.
+    /// Anywhere; with limits the stamps must rise, and there must be no `Touch`. A commit may have the
+    /// recency of reads that came after its last operation.
     Anywhere,
 }
 
@@ -294,7 +296,7 @@ struct Replay<'a> {
 impl<'a> Replay<'a> {
     fn new(log: &'a Log, found: &'a Found, now: u64) -> Self {
         let unknown = log.commits == Commits::Anywhere && log.limits != Limits::NONE;
-        let tier = || Tier::new(&log.before, found, log.stamps, now);
+        let tier = || Tier::new(log, found, now);
         let mut replay = Self { log, most: tier(), least: unknown.then(tier) };
         if !unknown {
             replay.most.evict(log.limits);
@@ -324,17 +326,19 @@ impl<'a> Replay<'a> {
     fn fits(&self) -> bool {
         let (found, most) = (self.most.found.0.len(), &self.most);
         match &self.least {
-            None => most.as_found == found && most.alive == found,
+            None => most.counts.as_found == found && most.counts.alive == found,
             Some(least) => {
-                most.as_found == found && most.newer == found && least.entries.len() <= found
+                most.counts.as_found == found
+                    && most.counts.newer == found
+                    && least.entries.len() <= found
             }
         }
     }
 
     fn differences(&self) -> usize {
         let (found, most) = (self.most.found.0.len(), &self.most);
-        let expected = if self.least.is_none() { most.alive } else { most.newer };
-        found + expected - 2 * most.as_found.min(expected)
+        let expected = if self.least.is_none() { most.counts.alive } else { most.counts.newer };
+        found + expected - 2 * most.counts.as_found.min(expected)
     }
 
     /// A few entries that differ.
@@ -348,7 +352,7 @@ impl<'a> Replay<'a> {
         };
         let differs = |key: &&&Key| match (expected(key), found.get(**key)) {
             (None, None) => false,
-            (Some(held), Some(seen)) => !held.is(seen, self.log.stamps),
+            (Some(held), Some(seen)) => !self.most.is_as_found(key, held, seen),
             _ => true,
         };
         let lines = keys.iter().filter(differs).take(5).map(|key| {
@@ -365,17 +369,23 @@ struct Held {
     deadline: u64,
     /// The last one is its recency; before it are those that the disk may still have.
     stamps: Vec<u64>,
+    counts: Counts,
+}
+
+/// What an entry adds to those of its tier.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    /// Entries that have not expired.
+    alive: usize,
+    /// Of these, those no older than the oldest found.
+    newer: usize,
+    /// Of these, those that are as found.
+    as_found: usize,
 }
 
 impl Held {
     fn stamp(&self) -> u64 {
         self.stamps.last().copied().unwrap_or(0)
-    }
-
-    fn is(&self, seen: &Seen, stamps: Stamps) -> bool {
-        let at = stamps == Stamps::InOrder
-            || self.deadline == seen.deadline && self.stamps.contains(&seen.stamp);
-        self.content == seen.content && at
     }
 }
 
@@ -391,14 +401,23 @@ struct Tier<'a> {
     oldest: Option<(u64, Key)>,
     stamps: Stamps,
     now: u64,
-    /// Entries that are as found; that have not expired; that are no older than the oldest found.
-    as_found: usize,
-    alive: usize,
-    newer: usize,
+    counts: Counts,
+    /// Operations so far.
+    done: usize,
+    /// Reads whose recency may be there early: of each key, after how many operations, and the stamp.
+    early: BTreeMap<&'a Key, Vec<(usize, u64)>>,
 }
 
 impl<'a> Tier<'a> {
-    fn new(before: &Found, found: &'a Found, stamps: Stamps, now: u64) -> Self {
+    fn new(log: &'a Log, found: &'a Found, now: u64) -> Self {
+        let mut early: BTreeMap<&Key, Vec<(usize, u64)>> = BTreeMap::new();
+        if log.commits == Commits::Anywhere {
+            for (at, op) in log.ops.iter().enumerate() {
+                if let Op::Touch(key, stamp) = op {
+                    early.entry(key).or_default().push((at, *stamp));
+                }
+            }
+        }
         let mut tier = Self {
             entries: BTreeMap::new(),
             order: BTreeSet::new(),
@@ -406,17 +425,20 @@ impl<'a> Tier<'a> {
             touched: BTreeSet::new(),
             found,
             oldest: found.0.iter().map(|(key, seen)| (seen.stamp, key.clone())).min(),
-            stamps,
+            stamps: log.stamps,
             now,
-            as_found: 0,
-            alive: 0,
-            newer: 0,
+            counts: Counts::default(),
+            done: 0,
+            early,
         };
-        before.puts().iter().for_each(|put| tier.put(put));
+        for put in log.before.puts() {
+            tier.put(&put);
+        }
         tier
     }
 
     fn apply(&mut self, op: &Op) {
+        self.done += 1;
         match op {
             Op::Put(put) => self.put(put),
             Op::PutMany(puts) => puts.iter().for_each(|put| self.put(put)),
@@ -429,7 +451,7 @@ impl<'a> Tier<'a> {
                 }
             }
             Op::Touch(key, stamp) => {
-                if let Some(mut held) = self.take(key) {
+                if let Some(mut held) = self.take(key).filter(|held| held.deadline >= *stamp) {
                     held.stamps.push(*stamp);
                     self.touched.insert(key.clone());
                     self.enter(key, held);
@@ -448,8 +470,8 @@ impl<'a> Tier<'a> {
 
     fn put(&mut self, put: &Put) {
         self.take(&put.key);
-        let stamps = vec![put.stamp];
-        self.enter(&put.key, Held { content: put.content, deadline: put.deadline, stamps });
+        let (stamps, counts) = (vec![put.stamp], Counts::default());
+        self.enter(&put.key, Held { content: put.content, deadline: put.deadline, stamps, counts });
     }
 
     fn evict(&mut self, limits: Limits) {
@@ -459,13 +481,13 @@ impl<'a> Tier<'a> {
         }
     }
 
-    fn enter(&mut self, key: &Key, held: Held) {
+    fn enter(&mut self, key: &Key, mut held: Held) {
         self.bytes += charge(key, held.content);
         self.order.insert((held.stamp(), key.clone()));
-        let (alive, newer, as_found) = self.counts(key, &held);
-        self.alive += alive;
-        self.newer += newer;
-        self.as_found += as_found;
+        held.counts = self.counts_of(key, &held);
+        self.counts.alive += held.counts.alive;
+        self.counts.newer += held.counts.newer;
+        self.counts.as_found += held.counts.as_found;
         self.entries.insert(key.clone(), held);
     }
 
@@ -473,20 +495,29 @@ impl<'a> Tier<'a> {
         let held = self.entries.remove(key)?;
         self.bytes -= charge(key, held.content);
         self.order.remove(&(held.stamp(), key.clone()));
-        let (alive, newer, as_found) = self.counts(key, &held);
-        self.alive -= alive;
-        self.newer -= newer;
-        self.as_found -= as_found;
+        self.counts.alive -= held.counts.alive;
+        self.counts.newer -= held.counts.newer;
+        self.counts.as_found -= held.counts.as_found;
         Some(held)
     }
 
-    /// What an entry adds to `alive`, `newer` and `as_found`.
-    fn counts(&self, key: &Key, held: &Held) -> (usize, usize, usize) {
-        let alive = held.deadline >= self.now;
-        let newer = alive
-            && self.oldest.as_ref().is_some_and(|(stamp, k)| (held.stamp(), key) >= (*stamp, k));
+    fn counts_of(&self, key: &Key, held: &Held) -> Counts {
+        if held.deadline < self.now {
+            return Counts::default();
+        }
+        let oldest = self.oldest.as_ref().map(|(stamp, key)| (*stamp, key));
+        let newer = oldest.is_some_and(|oldest| (held.stamp(), key) >= oldest);
         let seen = self.found.0.get(key);
-        let as_found = alive && seen.is_some_and(|seen| held.is(seen, self.stamps));
-        (usize::from(alive), usize::from(newer), usize::from(as_found))
+        let as_found = seen.is_some_and(|seen| self.is_as_found(key, held, seen));
+        Counts { alive: 1, newer: usize::from(newer), as_found: usize::from(as_found) }
+    }
+
+    fn is_as_found(&self, key: &Key, held: &Held, seen: &Seen) -> bool {
+        let early = || self.early.get(key).into_iter().flatten();
+        held.content == seen.content
+            && (self.stamps == Stamps::InOrder
+                || held.deadline == seen.deadline
+                    && (held.stamps.contains(&seen.stamp)
+                        || early().any(|(at, stamp)| *at >= self.done && *stamp == seen.stamp)))
     }
 }

@@ -1,0 +1,89 @@
+//! Puts caches through crashes, damage and many threads, for as long as one likes.
+//!
+//! `cargo run --release --example torture -- kill --seconds N --seed S`, or `--cycles N`.
+//! The figures are on the last line. A promise that was not kept ends the run: what was expected and
+//! what was found is told with the seed, which gives the same operations again.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
+#![expect(clippy::unwrap_used, reason = "what it shares with the tests gives up where they do")]
+
+#[path = "../tests/it/support.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod support;
+#[path = "../tests/torture/mod.rs"]
+mod torture;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use torture::{Budget, Figures, Progress, Violation};
+
+/// Puts caches through crashes, damage and many threads.
+#[derive(Parser)]
+#[command(name = "torture")]
+struct Options {
+    #[arg(value_enum)]
+    mode: Mode,
+    /// How long to go on.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    seconds: u64,
+    /// How many cycles to go through instead.
+    #[arg(long, value_name = "N")]
+    cycles: Option<u64>,
+    /// What the random numbers begin with [default: another one each time].
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    /// Kills a process that writes, and looks at what it leaves.
+    #[cfg(unix)]
+    Kill,
+}
+
+impl Mode {
+    fn run(self, seed: u64, budget: Budget, on: Progress<'_>) -> Result<Figures, Violation> {
+        match self {
+            #[cfg(unix)]
+            Self::Kill => torture::kill::run(seed, budget, on),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    #[cfg(unix)]
+    if torture::kill::child().is_some() {
+        return ExitCode::SUCCESS;
+    }
+    let options = Options::parse();
+    let seed = options.seed.unwrap_or_else(|| larder::Timestamp::now().as_nanos());
+    let budget = match options.cycles {
+        Some(cycles) => Budget::Cycles(cycles),
+        None => Budget::Time(Duration::from_secs(options.seconds)),
+    };
+    let name = options.mode.to_possible_value().map_or_else(String::new, |v| v.get_name().into());
+    eprintln!("torture {name} --seed {seed}");
+    let bar = ProgressBar::new_spinner();
+    let style = ProgressStyle::with_template("{spinner} {elapsed_precise} cycle {pos}: {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let run = options.mode.run(seed, budget, &mut |figures| {
+        bar.set_position(figures.of("cycles"));
+        bar.set_message(figures.to_string());
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    match run {
+        Ok(figures) => {
+            println!("{name}: {figures}, 0 violations (seed {seed})");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            eprintln!("{name}: {violation}");
+            println!("{name}: 1 violation (seed {seed})");
+            ExitCode::FAILURE
+        }
+    }
+}
