@@ -18,6 +18,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use torture::fault::Plan;
 use torture::{Budget, Figures, Progress, Violation};
 
 /// Puts caches through crashes, damage and many threads.
@@ -37,11 +38,18 @@ struct Options {
     seed: Option<u64>,
 }
 
+/// All workloads, with operations enough to open and close a few times.
+const EVERYTHING: Plan = Plan { workloads: 3, operations: 40, counts: 3 };
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Mode {
     /// Kills a process that writes, and looks at what it leaves.
     #[cfg(unix)]
     Kill,
+    /// Cuts the power of a device in memory, at each sync and in between, and opens what is left.
+    Power,
+    /// Lets each call to a device in memory fail, one by one.
+    Fault,
 }
 
 impl Mode {
@@ -49,6 +57,8 @@ impl Mode {
         match self {
             #[cfg(unix)]
             Self::Kill => torture::kill::run(seed, budget, on),
+            Self::Power => torture::power::run(seed, budget, on),
+            Self::Fault => torture::fault::run(EVERYTHING, seed, budget, on),
         }
     }
 }

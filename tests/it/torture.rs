@@ -141,3 +141,19 @@ fn a_killed_process_leaves_a_prefix_of_what_it_did() {
     let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
     assert!(figures.of("operations") > 0 && figures.of("lost") > 0, "{figures}");
 }
+
+#[test]
+fn a_power_cut_leaves_a_prefix_of_what_was_done() {
+    let figures = modes::power::run(seed(), budget(13), &mut |_| {});
+    let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
+    assert!(figures.of("images") >= 5_000 || number_from_env("LARDER_TORTURE_SECONDS").is_some());
+}
+
+#[test]
+fn whatever_call_fails_nothing_is_lost() {
+    let plan = modes::fault::Plan { workloads: 1, operations: 14, counts: 1 };
+    let figures = modes::fault::run(plan, 1, Budget::Cycles(u64::MAX), &mut |_| {});
+    let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(figures.of("sweeps done"), 1);
+    assert_eq!(figures.of("came up"), figures.of("cycles"));
+}

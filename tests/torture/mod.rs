@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use larder::Timestamp;
 
+pub(crate) mod fault;
 #[cfg(unix)]
 pub(crate) mod kill;
 pub(crate) mod oracle;
 #[cfg(unix)]
+pub(crate) mod power;
 mod script;
+mod sim;
 
 /// How long to go on.
 #[derive(Debug, Clone, Copy)]

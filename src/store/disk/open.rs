@@ -102,7 +102,7 @@ impl Opened {
         if !exists {
             create(options)?;
         }
-        let (database, totals) = match accept(options) {
+        let (database, totals) = match accept_or_accept_again(options) {
             Ok(accepted) => accepted,
             Err(Refused::Error(error)) => return Err(error),
             Err(Refused::Damaged(failure)) => {
@@ -129,7 +129,8 @@ impl Opened {
             options: options.clone(),
             _lock: lock,
         };
-        writer.refresh().map_err(|f| f.into_error(format!("cannot read {}", path.display())))?;
+        let read = writer.refresh().or_else(|_| writer.reopen().map(drop));
+        read.map_err(|f| f.into_error(format!("cannot read {}", path.display())))?;
         Ok(Self { disk, writer })
     }
 }
@@ -199,6 +200,8 @@ fn create(options: &Options) -> Result<()> {
     });
     made.map_err(|failure| {
         let _ = place.remove(&new);
+        // What is new cannot be damaged: the device errs.
+        let failure = Failure { damaged: false, ..failure };
         failure.into_error(format!("cannot make the cache file {}", path.display()))
     })
 }
@@ -226,6 +229,14 @@ fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// A device that errs once can look like damage, and a file that is set aside is lost to the cache.
+fn accept_or_accept_again(options: &Options) -> Result<(Database, Totals), Refused> {
+    match accept(options) {
+        Err(Refused::Damaged(_)) => accept(options),
+        other => other,
+    }
 }
 
 /// Opens a file that exists, if it holds what it should.
