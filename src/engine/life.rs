@@ -88,6 +88,7 @@ impl Engine {
             disk,
             queue: Queue::new(bounds(config.write_policy), writer.totals().batch),
             limits: Mutex::new(config.disk),
+            room: Mutex::new(None),
             degraded: Degraded::default(),
             touched: AtomicUsize::new(0),
             next_deadline: AtomicU64::new(NEVER),
@@ -232,6 +233,7 @@ impl Core {
         self.config.validate_disk(limits)?;
         let Some(disk) = &self.disk else { return Ok(()) };
         *disk.limits.lock() = limits;
+        *disk.room.lock() = None;
         self.flush()
     }
 

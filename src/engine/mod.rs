@@ -80,6 +80,8 @@ struct DiskSide {
     disk: Arc<Disk>,
     queue: Queue,
     limits: Mutex<Limits>,
+    /// The most entries that the device had room for when it was last found full.
+    room: Mutex<Option<u64>>,
     degraded: Degraded,
     /// How many touches all shards hold; see [`Side`].
     touched: AtomicUsize,

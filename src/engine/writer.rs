@@ -12,7 +12,8 @@
 //!
 //! A batch that failed is kept. The file is opened anew, with pauses from 100 ms up to 30 s; the
 //! number of its last batch tells whether ours was applied. Until then the pending maps answer for
-//! what is queued, and the rest of the disk reads as missing. A file that is damaged so that a batch
+//! what is queued, and the rest of the disk reads as missing. Where the device is full, the oldest
+//! entries make room first, if there is room for that. A file that is damaged so that a batch
 //! fails twice, or that it cannot be opened, is replaced by a new one, by policy.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +27,7 @@ use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{RemovalCause, Tier};
 use crate::hash::KeyHash;
 use crate::record::{NEVER, Record};
+use crate::stats::Limits;
 use crate::store::disk::{Failure, Writer};
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Touch, Verdict, Why};
 use crate::trace;
@@ -38,6 +40,9 @@ const TOUCHES_PER_BATCH: usize = 1 << 14;
 /// The first pause after a failure, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Where the device is full at the second attempt too, one in so many entries makes room, and fewer
+/// if there is no room for the commit that takes them out.
+const ROOM_PARTS: [u64; 3] = [10, 100, 1000];
 
 /// Whether to wait before the file is opened anew, or to give it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +118,7 @@ impl Core {
             ops,
             touches,
             number: work.number,
-            limits: *disk.limits.lock(),
+            limits: Self::disk_limits(disk),
             sweep,
             quick_repair: ops.len() >= QUICK_REPAIR_OPS || work.flush.is_some() || work.close,
             listening: self.is_listening(),
@@ -140,17 +145,9 @@ impl Core {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
         let mut pause = Pause::No;
-        let mut damages = 0;
+        let (mut damages, mut fulls) = (0, 0);
         loop {
-            let mut asker = Asker {
-                core: self,
-                number: batch.number,
-                garbage: Garbage::default(),
-                outcome: Outcome::default(),
-            };
-            let committed = writer.commit(batch, &mut asker);
-            let seen = asker.outcome;
-            self.dispose(asker.garbage);
+            let (committed, seen) = self.try_once(writer, batch);
             let failure = match committed {
                 Ok(outcome) => {
                     disk.degraded.clear();
@@ -159,10 +156,14 @@ impl Core {
                 Err(failure) => failure,
             };
             damages += u32::from(failure.damaged);
-            if damages > 1 {
-                pause = Pause::Hopeless;
-            }
-            let (last, go_on) = self.recover(disk, writer, failure, pause);
+            fulls += usize::from(failure.is_full());
+            let room = ROOM_PARTS.get(fulls.wrapping_sub(2)).filter(|_| failure.is_full());
+            let how = match room {
+                _ if damages > 1 => Pause::Hopeless,
+                Some(_) => Pause::No,
+                None => pause,
+            };
+            let (last, go_on) = self.recover(disk, writer, failure, how);
             pause = Pause::Yes;
             if last == Some(batch.number) && last != Some(before) {
                 // It was applied, though its commit said otherwise.
@@ -172,7 +173,51 @@ impl Core {
             if !go_on {
                 return None;
             }
+            if let Some(part) = room
+                && let Err(failure) = self.make_room(disk, writer, batch, *part)
+                && !self.recover(disk, writer, failure, Pause::No).1
+            {
+                return None;
+            }
         }
+    }
+
+    /// One attempt, and what was let leave meanwhile.
+    fn try_once(
+        &self,
+        writer: &mut Writer,
+        batch: &Batch<'_>,
+    ) -> (Result<Outcome, Failure>, Outcome) {
+        let mut asker = Asker {
+            core: self,
+            number: batch.number,
+            garbage: Garbage::default(),
+            outcome: Outcome::default(),
+        };
+        let committed = writer.commit(batch, &mut asker);
+        let seen = asker.outcome;
+        self.dispose(asker.garbage);
+        (committed, seen)
+    }
+
+    /// Evicts the oldest part, in a commit of its own before `batch`.
+    fn make_room(
+        &self,
+        disk: &DiskSide,
+        writer: &mut Writer,
+        batch: &Batch<'_>,
+        part: u64,
+    ) -> Result<(), Failure> {
+        let totals = writer.totals();
+        let entries = totals.entries - totals.entries.div_ceil(part);
+        let limits = Limits { entries: Some(entries), bytes: batch.limits.bytes };
+        trace::warn("the device is full; the oldest entries make room", &totals.entries);
+        let room =
+            Batch { ops: &[], touches: &[], number: totals.batch, limits, sweep: None, ..*batch };
+        let (committed, _) = self.try_once(writer, &room);
+        self.settle(disk, &room, committed?);
+        *disk.room.lock() = Some(entries);
+        Ok(())
     }
 
     /// Opens the file anew, however often that takes, or another in its place. Gives the number of its
@@ -217,9 +262,16 @@ impl Core {
         }
     }
 
+    /// The limits of the disk tier, or what the device has room for.
+    fn disk_limits(disk: &DiskSide) -> Limits {
+        let (limits, room) = (*disk.limits.lock(), *disk.room.lock());
+        let entries = limits.entries.into_iter().chain(room).min();
+        Limits { entries, ..limits }
+    }
+
     fn is_over_disk_limits(disk: &DiskSide) -> bool {
         let (entries, bytes) = disk.disk.held();
-        disk.limits.lock().exceeded(entries, bytes)
+        Self::disk_limits(disk).exceeded(entries, bytes)
     }
 
     /// Recency that memory let go of, for a batch of this number.

@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod child;
+mod device;
 mod errors;
 mod failure;
 mod files;

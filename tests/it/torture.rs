@@ -1,7 +1,7 @@
 //! Short runs of what `examples/torture.rs` does for as long as one likes.
 
 #[path = "../torture/mod.rs"]
-mod modes;
+pub(crate) mod modes;
 
 use larder::{ByteCache, InsertOptions, Timestamp};
 

@@ -126,9 +126,11 @@ pub(crate) fn run(
         let calls = calm.map_err(|what| Violation { seed, cycle: 0, what })?;
         let kinds = CALLS.into_iter().zip(calls);
         let ways = kinds.flat_map(|kind| HOWS.map(|how| (kind.0, kind.1, how)));
-        // A file that ends early again and again is a damaged one.
-        let ways =
-            ways.filter(|(call, _, how)| (*call, *how) != (Call::Read, How::Short) || count == 1);
+        // A file that ends early again and again is a damaged one, and on a device that is full again
+        // the oldest entries make room.
+        let ways = ways.filter(|(call, _, how)| {
+            count == 1 || (*call, *how) != (Call::Read, How::Short) && *how != How::Full
+        });
         for (call, calls, how) in ways {
             for first in (0..calls).step_by(if count == 1 { 1 } else { PAUSING }) {
                 let Some(cycle) = cycles.next() else { return Ok(figures) };

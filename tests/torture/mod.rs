@@ -16,7 +16,7 @@ pub(crate) mod oracle;
 #[cfg(unix)]
 pub(crate) mod power;
 mod script;
-mod sim;
+pub(crate) mod sim;
 
 /// How long to go on.
 #[derive(Debug, Clone, Copy)]

@@ -44,6 +44,11 @@ impl Content {
         self.len = len;
     }
 
+    fn grows(&self, at: usize, len: usize) -> bool {
+        let pages = at / PAGE..(at + len).div_ceil(PAGE);
+        pages.into_iter().any(|page| self.pages.get(page).is_none_or(Option::is_none))
+    }
+
     fn write(&mut self, mut at: usize, mut bytes: &[u8]) {
         self.set_len(self.len.max(at + bytes.len()));
         while !bytes.is_empty() {
@@ -111,6 +116,8 @@ pub(crate) enum Call {
     SetLen,
     /// Opening, making, renaming, removing, and syncing names.
     Names,
+    /// Writing where the file has no page yet.
+    Grow,
 }
 
 /// How it fails.
@@ -136,7 +143,7 @@ struct State {
     names: Names,
     contents: Vec<Content>,
     log: Vec<Event>,
-    calls: [u64; 5],
+    calls: [u64; 6],
     fault: Option<Fault>,
 }
 
@@ -303,7 +310,10 @@ impl Device for File {
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.sim.state();
-        let how = self.sim.count(&mut state, Call::Write);
+        let mut how = self.sim.count(&mut state, Call::Write);
+        if state.contents[self.file].grows(size(offset), bytes.len()) {
+            how = how.or(self.sim.count(&mut state, Call::Grow));
+        }
         let done = match how {
             None => bytes,
             Some(How::Short) => &bytes[..bytes.len() / 2],

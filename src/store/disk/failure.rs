@@ -28,6 +28,16 @@ impl Failure {
         Self { damaged: false, source: reason.into() }
     }
 
+    /// Whether there is no room left on the device.
+    pub(crate) fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let io = match self.source.downcast_ref::<redb::Error>() {
+            Some(redb::Error::Io(e)) => Some(e),
+            _ => self.source.downcast_ref::<std::io::Error>(),
+        };
+        io.is_some_and(|e| matches!(e.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// The error for a caller, with a sentence of what could not be done.
     pub(crate) fn into_error(self, sentence: impl Into<String>) -> Error {
         let kind = if self.damaged { ErrorKind::Corrupt } else { ErrorKind::Io };

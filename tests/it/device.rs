@@ -1,0 +1,52 @@
+//! What a cache does on a device that is full, or fails and gets well again.
+
+use std::sync::Arc;
+
+use larder::{ByteCache, TierHealth, WritePolicy};
+
+use crate::torture::modes::sim::{Call, Fault, How, Sim};
+
+const PATH: &str = "cache.larder";
+
+fn on(sim: &Sim) -> ByteCache {
+    let builder = ByteCache::builder().path(PATH).volume(Arc::new(sim.clone()));
+    builder.memory_max_entries(10).write_policy(WritePolicy::Through).open().unwrap()
+}
+
+fn fail_next(sim: &Sim, count: u64, how: How) {
+    let fault = Fault { call: Call::Grow, how, first: sim.calls(Call::Grow), count };
+    sim.set_fault(Some(fault));
+}
+
+fn keys(cache: &ByteCache) -> Vec<u8> {
+    cache.keys().map(|key| key.unwrap()[0]).collect()
+}
+
+#[test]
+fn on_a_full_device_the_oldest_entries_make_room() {
+    let sim = Sim::default();
+    let cache = on(&sim);
+    // Larger than the pages that are free in the file.
+    let large = vec![7; 200_000];
+    (0..100_u8).for_each(|n| cache.insert(&[n], &[n; 1_000]).unwrap());
+    // Once may be a hiccup.
+    fail_next(&sim, 1, How::Full);
+    cache.insert(&[100], &large).unwrap();
+    assert!(sim.has_failed());
+    assert_eq!(keys(&cache), (0..=100).collect::<Vec<_>>());
+    fail_next(&sim, 2, How::Full);
+    cache.insert(&[101], &large).unwrap();
+    assert!(sim.has_failed());
+    assert_eq!(keys(&cache), (11..=101).collect::<Vec<_>>());
+    // That is what the device has room for, until it is told otherwise.
+    cache.insert(&[102], &large).unwrap();
+    assert_eq!(keys(&cache), (13..=102).collect::<Vec<_>>());
+    assert_eq!(cache.health().disk, Some(TierHealth::Ok));
+    let stats = cache.stats();
+    assert_eq!((stats.disk_evictions, stats.disk_errors, stats.shed), (13, 3, 0));
+    cache.set_disk_limits(None, None).unwrap();
+    cache.insert(&[103], &large).unwrap();
+    assert_eq!(keys(&cache), (13..=103).collect::<Vec<_>>());
+    cache.close().unwrap();
+    assert_eq!(keys(&on(&sim)), (13..=103).collect::<Vec<_>>());
+}
