@@ -10,6 +10,7 @@ use crate::cache::{Cache, TypedListener};
 use crate::config::{Config, DamagePolicy, ErrorPolicy, SchemaPolicy, WritePolicy};
 use crate::entry::{ByteEntry, Entry, RemovalCause};
 use crate::error::Result;
+use crate::health::Health;
 use crate::key::CacheKey;
 use crate::store::disk::{Place, Volume};
 use crate::time::Clock;
@@ -106,6 +107,30 @@ impl<H: Weighed> Builder<H> {
     /// and, after damage, one file that was set aside (`*.damaged`). Default: none, memory only.
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.path = Some(path.into());
+        self
+    }
+
+    /// Hears when the disk tier begins to fail, and when it works again: what `health` gives then.
+    /// Called by the cache's writer, without locks: until it returns, nothing is written, and `flush`
+    /// and `close` must not be called from it. A panic in it is caught. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, TierHealth};
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let cache = ByteCache::builder()
+    ///     .path(folder.path().join("cache.larder"))
+    ///     .health_listener(|health| match health.disk {
+    ///         Some(TierHealth::Degraded { reason, .. }) => eprintln!("in memory only: {reason}"),
+    ///         _ => eprintln!("on disk again"),
+    ///     })
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn health_listener(mut self, listener: impl Fn(Health) + Send + Sync + 'static) -> Self {
+        self.config.health_listener = Some(Arc::new(listener));
         self
     }
 

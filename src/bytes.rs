@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
-use crate::engine::{Engine, Health, Item, Removal, Schema};
+use crate::engine::{Engine, Item, Removal, Schema};
 use crate::entry::{ByteEntry, InsertOptions};
 use crate::error::Result;
 use crate::handle::state_and_life;
+use crate::health::Health;
 use crate::stats::{Limits, Stats};
 use crate::time::Timestamp;
 

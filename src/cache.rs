@@ -11,10 +11,11 @@ use std::marker::PhantomData;
 
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
-use crate::engine::{Engine, Health, Item, Removal, Schema};
+use crate::engine::{Engine, Item, Removal, Schema};
 use crate::entry::{Entry, Found, InsertOptions, RemovalCause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::state_and_life;
+use crate::health::Health;
 use crate::key::CacheKey;
 use crate::stats::{Limits, Stats};
 use crate::time::Timestamp;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::entry::{Found, RemovalCause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::SHARDS_MAX;
+use crate::health::Health;
 use crate::record::KEY_BYTES_MAX;
 use crate::stats::Limits;
 use crate::store::disk::Place;
@@ -209,6 +210,9 @@ pub enum ErrorPolicy {
 /// The engine's listener: what left, and why.
 pub(crate) type Listener = Arc<dyn Fn(Found, RemovalCause) + Send + Sync>;
 
+/// Who hears that the disk tier fails, and that it works again.
+pub(crate) type HealthListener = Arc<dyn Fn(Health) + Send + Sync>;
+
 /// Everything a cache is opened with.
 #[derive(Clone)]
 pub(crate) struct Config {
@@ -232,6 +236,7 @@ pub(crate) struct Config {
     pub(crate) disk_cache_bytes: usize,
     pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) listener: Option<Listener>,
+    pub(crate) health_listener: Option<HealthListener>,
 }
 
 impl Default for Config {
@@ -256,6 +261,7 @@ impl Default for Config {
             disk_cache_bytes: 128 << 20,
             clock: None,
             listener: None,
+            health_listener: None,
         }
     }
 }

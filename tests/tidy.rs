@@ -9,7 +9,7 @@ use std::{fs, io};
 /// Modules by layer, lowest first. A module may name only modules of lower layers, so
 /// dependencies run one way. Modules of one layer may name each other, except the tiers.
 const LAYERS: &[&[&str]] = &[
-    &["error", "time", "hash", "sync", "stats", "trace"],
+    &["error", "time", "hash", "health", "sync", "stats", "trace"],
     &["record", "layout", "key", "value", "entry"],
     TIERS,
     &["config"],

@@ -1,83 +1,34 @@
-//! How the tiers are: what `health` gives and where the engine notes it.
+//! How the disk tier is: where the engine notes that it fails, and what becomes of it then.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::config::ErrorPolicy;
 use crate::engine::pending::Side;
 use crate::engine::queue::{Load, Room};
 use crate::engine::{Core, DiskSide};
 use crate::error::{Error, Result};
+use crate::health::TierHealth;
 use crate::store::Totals;
 use crate::store::disk::{Failure, Writer};
 use crate::sync::Mutex;
 use crate::time::Timestamp;
 use crate::trace;
 
-/// How one tier is.
-///
-/// # Examples
-///
-/// ```
-/// use larder::{ByteCache, TierHealth};
-///
-/// let folder = tempfile::tempdir()?;
-/// let cache = ByteCache::builder().path(folder.path().join("cache.larder")).open()?;
-/// match cache.health().disk {
-///     Some(TierHealth::Degraded { reason, .. }) => panic!("new and failing: {reason}"),
-///     other => assert_eq!(other, Some(TierHealth::Ok)),
-/// }
-/// cache.clone().close()?;
-/// assert_eq!(cache.health().disk, Some(TierHealth::Closed));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TierHealth {
-    /// It works.
-    Ok,
-    /// It fails; the cache goes on without it and tries again by itself.
-    Degraded {
-        /// What went wrong last.
-        reason: String,
-        /// Since when.
-        since: Timestamp,
-    },
-    /// The cache was closed.
-    Closed,
-}
-
-/// How the tiers of a cache are.
-///
-/// # Examples
-///
-/// ```
-/// use larder::{ByteCache, TierHealth};
-///
-/// let cache = ByteCache::builder().memory_max_entries(10).open()?;
-/// assert_eq!(cache.health().memory, TierHealth::Ok);
-/// assert_eq!(cache.health().disk, None);
-/// # Ok::<(), larder::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Health {
-    /// The memory tier.
-    pub memory: TierHealth,
-    /// The disk tier; `None` for a cache in memory only.
-    pub disk: Option<TierHealth>,
-}
-
 /// Where the writer notes that the disk fails.
 #[derive(Debug, Default)]
 pub(super) struct Degraded(Mutex<Option<(String, Timestamp)>>);
 
 impl Degraded {
-    pub(super) fn set(&self, reason: &str, now: Timestamp) {
+    /// Whether it worked until now.
+    fn set(&self, reason: &str, now: Timestamp) -> bool {
         let mut degraded = self.0.lock();
         let since = degraded.as_ref().map_or(now, |(_, since)| *since);
-        *degraded = Some((reason.to_owned(), since));
+        degraded.replace((reason.to_owned(), since)).is_none()
     }
 
-    pub(super) fn clear(&self) {
-        *self.0.lock() = None;
+    /// Whether it failed until now.
+    fn clear(&self) -> bool {
+        self.0.lock().take().is_some()
     }
 
     pub(super) fn tier(&self) -> TierHealth {
@@ -89,6 +40,28 @@ impl Degraded {
 }
 
 impl Core {
+    /// The disk fails, for callers to know.
+    pub(super) fn degraded(&self, disk: &DiskSide, reason: &str) {
+        if disk.degraded.set(reason, self.now()) {
+            self.tell_health();
+        }
+    }
+
+    /// The disk works.
+    pub(super) fn recovered(&self, disk: &DiskSide) {
+        if disk.degraded.clear() {
+            self.tell_health();
+        }
+    }
+
+    fn tell_health(&self) {
+        let Some(listener) = &self.config.health_listener else { return };
+        let health = self.health();
+        if catch_unwind(AssertUnwindSafe(|| listener(health))).is_err() {
+            trace::warn("the health listener panicked", &"the cache goes on");
+        }
+    }
+
     /// The disk fails, and there is no room for what it is to be told. It cannot be left with values
     /// that were replaced or removed since, so all that it has, and all that waits for it, is given up:
     /// what is in memory stays there, and the disk tier begins anew with this operation. Gives the room

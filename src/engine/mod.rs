@@ -41,6 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::config::{Config, ErrorPolicy};
 use crate::entry::{Age, Found, RemovalCause, Tier, attributes_are_valid};
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{Health, TierHealth};
 use crate::memory::{Locked, Memory, Placement, Removed, SlotId};
 use crate::record::{NEVER, Record, Seal};
 use crate::stats::{Limits, SharedCounts, Stats};
@@ -54,7 +55,6 @@ use pending::Side;
 use queue::Queue;
 
 pub(crate) use batch::Item;
-pub use health::{Health, TierHealth};
 pub(crate) use life::{Engine, Schema};
 pub(crate) use remove::Removal;
 

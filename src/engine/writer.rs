@@ -62,7 +62,7 @@ pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
         // Nothing below panics as far as we know; if it does, the batch is as if it had failed.
         let step = AssertUnwindSafe(|| core.work_off(disk, &mut writer, &work));
         let kept = catch_unwind(step).unwrap_or_else(|_| {
-            disk.degraded.set("the writer stopped after a panic", core.now());
+            core.degraded(disk, "the writer stopped after a panic");
             false
         });
         if close || !kept {
@@ -150,7 +150,7 @@ impl Core {
             let (committed, seen) = self.try_once(writer, batch);
             let failure = match committed {
                 Ok(outcome) => {
-                    disk.degraded.clear();
+                    self.recovered(disk);
                     return Some(outcome);
                 }
                 Err(failure) => failure,
@@ -167,7 +167,7 @@ impl Core {
             pause = Pause::Yes;
             if last == Some(batch.number) && last != Some(before) {
                 // It was applied, though its commit said otherwise.
-                disk.degraded.clear();
+                self.recovered(disk);
                 return Some(Outcome { totals: writer.totals(), ..seen });
             }
             if !go_on {
@@ -237,7 +237,7 @@ impl Core {
             let mut go_on = true;
             if how == Pause::Yes {
                 let reason = failure.to_string();
-                disk.degraded.set(&reason, self.now());
+                self.degraded(disk, &reason);
                 go_on = disk.queue.failed(&reason, pause);
                 pause = (2 * pause).min(PAUSE_MAX);
             }

@@ -1,16 +1,16 @@
 //! What a cache does on a device that is full, or fails and gets well again.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
-use larder::{ByteCache, TierHealth, WritePolicy};
+use larder::{Builder, ByteCache, TierHealth, WritePolicy};
 
 use crate::torture::modes::sim::{Call, Fault, How, Sim};
 
 const PATH: &str = "cache.larder";
 
-fn on(sim: &Sim) -> ByteCache {
+fn builder(sim: &Sim) -> Builder<ByteCache> {
     let builder = ByteCache::builder().path(PATH).volume(Arc::new(sim.clone()));
-    builder.memory_max_entries(10).write_policy(WritePolicy::Through).open().unwrap()
+    builder.memory_max_entries(10).write_policy(WritePolicy::Through)
 }
 
 fn fail_next(sim: &Sim, count: u64, how: How) {
@@ -25,7 +25,7 @@ fn keys(cache: &ByteCache) -> Vec<u8> {
 #[test]
 fn on_a_full_device_the_oldest_entries_make_room() {
     let sim = Sim::default();
-    let cache = on(&sim);
+    let cache = builder(&sim).open().unwrap();
     // Larger than the pages that are free in the file.
     let large = vec![7; 200_000];
     (0..100_u8).for_each(|n| cache.insert(&[n], &[n; 1_000]).unwrap());
@@ -48,5 +48,29 @@ fn on_a_full_device_the_oldest_entries_make_room() {
     cache.insert(&[103], &large).unwrap();
     assert_eq!(keys(&cache), (13..=103).collect::<Vec<_>>());
     cache.close().unwrap();
-    assert_eq!(keys(&on(&sim)), (13..=103).collect::<Vec<_>>());
+    assert_eq!(keys(&builder(&sim).open().unwrap()), (13..=103).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_listener_hears_that_the_disk_fails_and_that_it_works_again() {
+    let sim = Sim::default();
+    let (tell, heard) = mpsc::channel();
+    let cache = builder(&sim)
+        .health_listener(move |health| {
+            tell.send(health.disk).unwrap();
+            panic!("which harms nothing");
+        })
+        .open()
+        .unwrap();
+    cache.insert(b"a", b"1").unwrap();
+    sim.set_fault(Some(Fault { call: Call::Sync, how: How::Io, first: 0, count: u64::MAX }));
+    cache.insert(b"b", b"2").unwrap();
+    assert!(matches!(heard.recv().unwrap(), Some(TierHealth::Degraded { .. })));
+    assert_eq!(cache.get(b"b").unwrap().as_deref(), Some(&b"2"[..]));
+    sim.set_fault(None);
+    assert_eq!(heard.recv().unwrap(), Some(TierHealth::Ok));
+    cache.insert(b"c", b"3").unwrap();
+    // It heard nothing twice.
+    assert!(heard.try_recv().is_err());
+    assert_eq!((keys(&cache), cache.len()), (b"abc".to_vec(), 3));
 }
