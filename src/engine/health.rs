@@ -89,7 +89,7 @@ impl Core {
                 &"all that it has is given up",
             );
         }
-        Ok(disk.queue.force_room(load))
+        disk.queue.force_room(load)
     }
 
     /// The file is damaged so that nothing can be written: it is set aside, and the disk tier begins

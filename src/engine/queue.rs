@@ -297,7 +297,8 @@ impl Queue {
         }
     }
 
-    /// Queues an operation that cannot wait, small and rare: what a read has to remove (Q2).
+    /// Queues an operation that cannot wait, small and rare: what a read has to remove (Q2). Nobody
+    /// was told of it, so it may be lost if the cache is closing.
     pub(crate) fn push_forced(&self, change: Change) -> u64 {
         let mut state = self.state.lock();
         state.load = state.load.plus(Load::of(&change));
@@ -368,12 +369,16 @@ impl Queue {
         Some((seq, puts as u64))
     }
 
-    /// Room for an operation that may not wait.
-    pub(crate) fn force_room(&self, load: Load) -> Room<'_> {
+    /// Room for an operation that may not wait; an error if the cache is closing, since the writer
+    /// may have ended.
+    pub(crate) fn force_room(&self, load: Load) -> Result<Room<'_>> {
         let mut state = self.state.lock();
+        if state.closing {
+            return Err(Error::closed());
+        }
         state.load = state.load.plus(load);
         state.rooms += 1;
-        Room { queue: self, load, used: false }
+        Ok(Room { queue: self, load, used: false })
     }
 
     /// Waits until everything up to `seq` is durable; an error as soon as the disk fails.

@@ -268,14 +268,18 @@ impl Core {
     /// Removes everything; gives how many entries there were.
     pub(crate) fn clear(&self) -> Result<u64> {
         self.check_open()?;
+        let room = match &self.disk {
+            Some(disk) => Some(disk.queue.force_room(Load::of(&Change::Clear))?),
+            None => None,
+        };
         let mut all = self.memory.lock_all();
         let removed = all.drain();
-        let Some(disk) = &self.disk else {
+        let Some((disk, room)) = self.disk.as_ref().zip(room) else {
             drop(all);
             trace_op!("clear", b"", "done", "memory");
             return Ok(removed.len() as u64);
         };
-        let seq = disk.queue.push_forced(Change::Clear);
+        let seq = disk.queue.push(room, Change::Clear, true);
         let mut gone = Vec::new();
         for side in all.sides() {
             let (ops, touches) = side.clear(seq);

@@ -267,7 +267,7 @@ impl Core {
             Reserved::Failing => Ok(Ticket::Room(self.start_over(disk, load)?)),
             Reserved::Full if when_full == WhenFull::Shed => {
                 let load = Load::of(&Change::Remove(Record::of_key(record.key())));
-                Ok(Ticket::Shed(disk.queue.force_room(load)))
+                Ok(Ticket::Shed(disk.queue.force_room(load)?))
             }
             Reserved::Full => {
                 self.counts.rejected.add(1);
