@@ -337,20 +337,25 @@ impl Core {
         let Write { hash, record, moment, expect, counted } = write;
         let charge = record.charge();
         let fits = self.fits_memory(charge, self.memory.limits());
-        let mut is_victim = false;
+        // Set when it is older than all that is there: whether there was an old value of its own then.
+        let mut victim_beside_old = None;
         loop {
             let mut locked = self.memory.lock(hash);
             if !self.is_as_expected(&locked, hash, record.key(), &expect) {
                 return Entered::Changed;
             }
             let old = locked.shard.find(hash, record.key());
+            // Whoever brought an old value meanwhile has made a place for this one, too.
+            let is_victim = victim_beside_old.is_some_and(|beside_old| beside_old || old.is_none());
             let enters = fits && !is_victim;
             if let Some(old) = old.filter(|_| enters) {
                 locked.shard.restamp(old, moment.stamp);
             }
             if enters && !locked.reserve(old, charge) {
                 drop(locked);
-                is_victim = !self.evict_one(Some((moment.stamp, record.key())), garbage);
+                if !self.evict_one(Some((moment.stamp, record.key())), garbage) {
+                    victim_beside_old = Some(old.is_some());
+                }
                 continue;
             }
             // A touch keeps the value, so the listener has nothing to hear.
