@@ -274,7 +274,7 @@ impl Core {
                 self.count_touches(locked.side.touch(hash, key, moment.stamp, seen.handed));
                 return true;
             }
-            if locked.reserve(None, charge) {
+            if locked.reserve(None, charge, moment.stamp) {
                 locked.side.counts.promotions += 1;
                 self.count_touches(locked.side.forget_touch(hash, key));
                 let placement = self.placement(&seen.record, moment, Some(seen.handed));

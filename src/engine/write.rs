@@ -351,7 +351,7 @@ impl Core {
             if let Some(old) = old.filter(|_| enters) {
                 locked.shard.restamp(old, moment.stamp);
             }
-            if enters && !locked.reserve(old, charge) {
+            if enters && !locked.reserve(old, charge, moment.stamp) {
                 drop(locked);
                 if !self.evict_one(Some((moment.stamp, record.key())), garbage) {
                     victim_beside_old = Some(old.is_some());

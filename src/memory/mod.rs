@@ -17,7 +17,8 @@
 //!
 //! # Invariants
 //!
-//! - **M1** with no lock held, `bounds[i]` is at most the stamp of every entry of shard `i`.
+//! - **M1** with no lock held, `bounds[i]` is at most the stamp of every entry of shard `i`; at most
+//!   that of a newcomer already when its place is reserved, so who finds no place finds all entries.
 //! - **M2** the account's sums are those of all shards plus what is reserved by a thread that holds
 //!   a shard's lock; they never exceed its limits.
 //! - **M3** no entry leaves by a limit while an older one, by (stamp, key), stays.
@@ -141,10 +142,15 @@ impl<S> Guarded<S> {
 }
 
 impl<S> Locked<'_, S> {
-    /// Reserves the place of a newcomer of this charge, in exchange for `old` if it replaces one.
+    /// Reserves the place of a newcomer of this charge and stamp, in exchange for `old` if it replaces
+    /// one.
     #[must_use]
-    pub(crate) fn reserve(&mut self, old: Option<SlotId>, charge: u64) -> bool {
+    pub(crate) fn reserve(&mut self, old: Option<SlotId>, charge: u64, stamp: u64) -> bool {
         let old = old.map(|id| self.shard.charge(id));
+        if self.guarded.published.is_none_or(|published| stamp < published) {
+            self.guarded.published = Some(stamp);
+            self.bound.store(stamp, Ordering::Release);
+        }
         self.account.lock().exchange(old, charge)
     }
 

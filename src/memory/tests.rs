@@ -87,7 +87,7 @@ fn put(memory: &Memory<u64>, model: &mut Model, key: &[u8], entry: (u64, u64, u6
     loop {
         let mut locked = memory.lock(hash);
         let old = restamp(&mut locked, model, hash, key, stamp);
-        if locked.reserve(old, charge) {
+        if locked.reserve(old, charge, stamp) {
             match old {
                 Some(old) => drop(locked.shard.replace(old, record(key, charge), placement)),
                 None => drop(locked.shard.insert(hash, record(key, charge), placement)),
@@ -186,7 +186,7 @@ fn threads_never_exceed_the_limits() {
                         let old = locked.shard.find(hash, &key);
                         if let Some(old) = old {
                             drop(locked.remove(old));
-                        } else if locked.reserve(None, charge) {
+                        } else if locked.reserve(None, charge, round) {
                             locked.shard.insert(hash, record(&key, charge), placement);
                             break;
                         } else {
