@@ -6,7 +6,11 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::quality::RandomState;
+/// With one seed for all, so that a schedule can be run again.
+#[cfg(shuttle)]
+use foldhash::quality::FixedState as State;
+#[cfg(not(shuttle))]
+use foldhash::quality::RandomState as State;
 
 /// The hash of a key under one cache's seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +30,7 @@ impl KeyHash {
 
 /// The hasher of one cache.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct KeyHasher(RandomState);
+pub(crate) struct KeyHasher(State);
 
 impl KeyHasher {
     #[inline]

@@ -27,7 +27,7 @@ use rkyv::validation::shared::SharedValidator;
 use rkyv::validation::{ArchiveContext, Validator};
 
 use crate::record::Record;
-use crate::sync::Mutex;
+use crate::sync::StaticMutex;
 
 /// What is validated with: pointers go through a [`Pointers`].
 pub(crate) type LayoutValidator<'a, E> = Strategy<Validator<Pointers<'a>, SharedValidator>, E>;
@@ -57,7 +57,7 @@ where
     A: 'static + for<'a> CheckBytes<LayoutValidator<'a, BoxedError>>,
 {
     /// Those already made: a program has few types and may open many caches.
-    static MADE: Mutex<Vec<(TypeId, u32)>> = Mutex::new(Vec::new());
+    static MADE: StaticMutex<Vec<(TypeId, u32)>> = StaticMutex::new(Vec::new());
     const { assert!(align_of::<A>() <= 16, "archived values align to 16 bytes at most") }
     let id = TypeId::of::<A>();
     if let Some(made) = MADE.lock().iter().find(|made| made.0 == id) {

@@ -69,7 +69,8 @@ const HEADER: usize = 24;
 /// The row's padding, which is part of the file format, counts on this remainder.
 const _: () = assert!(CONTROL % ALIGN == 8 && align_of::<Control>() <= ALIGN);
 
-/// What is in front of the row.
+/// What is in front of the row. Its words are never exchanged for a model's, which are larger; nobody
+/// waits for one of them.
 #[repr(C)]
 struct Control {
     refs: AtomicU32,

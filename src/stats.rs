@@ -142,7 +142,7 @@ impl ShardCounts {
     }
 }
 
-/// A counter that any thread may raise.
+/// A counter that any thread may raise. Nothing is decided by it, so no model stops at it.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

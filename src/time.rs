@@ -32,12 +32,12 @@
 
 use std::fmt;
 use std::ops::Add;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
-use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::sync::CachePadded;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::Thread;
 
 /// A moment: nanoseconds since the Unix epoch (until the year 2554).
 ///
@@ -174,8 +174,15 @@ fn system_nanos() -> u64 {
 }
 
 /// A monotonic reading for timeouts inside the crate; never stored, never compared with stamps.
+#[cfg(not(shuttle))]
 pub(crate) fn monotonic() -> Instant {
     Instant::now()
+}
+
+/// In a model, time passes only where somebody waits for it.
+#[cfg(shuttle)]
+pub(crate) fn monotonic() -> Instant {
+    crate::sync::latest_timeout().unwrap_or(ANCHOR.0)
 }
 
 /// `wall` while the maintenance thread sleeps.

@@ -3,8 +3,6 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::config::{Config, DamagePolicy, SchemaPolicy, WritePolicy};
@@ -18,6 +16,8 @@ use crate::record::NEVER;
 use crate::stats::{Limits, SharedCounts};
 use crate::store::disk::{OnDamage, OnOtherType, Opened, Options, Writer};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 use crate::time::{Ticker, nanos_of};
 use crate::trace::trace_op;
 
@@ -102,10 +102,13 @@ impl Engine {
     }
 
     fn start(&self, writer: Option<Writer>) -> Result<()> {
-        let core = Arc::clone(&self.core);
-        let sweeper = spawn("larder-clock", move || sweep::run(&core))?;
-        self.core.clock.set_sleeper(sweeper.thread().clone());
-        self.life.threads.lock().push(sweeper);
+        // In a model no time passes by itself, so there is nothing for this thread to do.
+        if cfg!(not(shuttle)) {
+            let core = Arc::clone(&self.core);
+            let sweeper = spawn("larder-clock", move || sweep::run(&core))?;
+            self.core.clock.set_sleeper(sweeper.thread().clone());
+            self.life.threads.lock().push(sweeper);
+        }
         let Some(writer) = writer else { return Ok(()) };
         let core = Arc::clone(&self.core);
         let thread = spawn("larder-writer", move || writer::run(&core, writer))?;
@@ -125,7 +128,7 @@ impl Engine {
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|e| {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|e| {
         Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}: {e}"), e)
     })
 }
@@ -158,7 +161,7 @@ impl Life {
         }
         for thread in threads.drain(..) {
             // The last handle may go in a listener, on one of these very threads.
-            if thread.thread().id() != std::thread::current().id() {
+            if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
         }

@@ -20,12 +20,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;
 use crate::store::{Change, Op, Sweep};
+use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::time::monotonic;
 
@@ -232,7 +232,7 @@ impl Queue {
 
     /// Whether this is the writer itself, which would wait for ever.
     fn is_writer(&self) -> bool {
-        self.writer.get() == Some(&std::thread::current().id())
+        self.writer.get() == Some(&thread::current().id())
     }
 
     /// Reserves room, waiting up to `patience` (Q2). `ahead` tells how much may be pending for the

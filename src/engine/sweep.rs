@@ -6,7 +6,6 @@
 //! cannot be waited for, every [`POLL`] once anything can expire.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::engine::{Core, Garbage};
@@ -15,6 +14,8 @@ use crate::error::Result;
 use crate::memory::NOT_BELOW;
 use crate::record::NEVER;
 use crate::store::Sweep;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread;
 use crate::time::Timestamp;
 
 /// How old the cached time gets: half of the 10 ms that the order promises.
@@ -39,15 +40,15 @@ pub(super) fn run(core: &Arc<Core>) {
         if core.clock.injected().is_some() {
             until_sweep = Duration::ZERO;
             if core.may_expire.load(Ordering::Relaxed) {
-                std::thread::park_timeout(POLL);
+                thread::park_timeout(POLL);
             } else {
-                std::thread::park();
+                thread::park();
             }
             continue;
         }
         ticks += 1;
         if ticks < TICKS_KEPT {
-            std::thread::park_timeout(TICK);
+            thread::park_timeout(TICK);
             until_sweep = until_sweep.saturating_sub(TICK);
             continue;
         }
@@ -55,10 +56,10 @@ pub(super) fn run(core: &Arc<Core>) {
         until_sweep = Duration::ZERO;
         core.clock.park();
         match core.next_expiry() {
-            NEVER => std::thread::park(),
+            NEVER => thread::park(),
             at => {
                 let wait = Duration::from_nanos(at.saturating_sub(wall)).max(POLL);
-                std::thread::park_timeout(wait);
+                thread::park_timeout(wait);
             }
         }
     }

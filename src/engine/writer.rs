@@ -18,7 +18,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::engine::pending::What;
@@ -30,6 +29,8 @@ use crate::record::{NEVER, Record};
 use crate::stats::Limits;
 use crate::store::disk::{Failure, Writer};
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Touch, Verdict, Why};
+use crate::sync::atomic::Ordering;
+use crate::sync::thread;
 use crate::trace;
 
 /// A batch of at least this many operations is committed so that opening after a crash is quick: it
@@ -55,7 +56,7 @@ enum Pause {
 /// Runs until the cache is closed. The writer, and with it the file, is dropped at the end.
 pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
     let Some(disk) = &core.disk else { return };
-    disk.queue.set_writer(std::thread::current().id());
+    disk.queue.set_writer(thread::current().id());
     loop {
         let work = disk.queue.next();
         let close = work.close;

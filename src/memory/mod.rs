@@ -41,10 +41,10 @@ mod shard;
 mod slab;
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::hash::{KeyHash, KeyHasher};
 use crate::stats::Limits;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, MutexGuard};
 
 pub(crate) use all::AllLocked;

@@ -56,6 +56,7 @@ pub use volume::{Device, Volume};
 pub(crate) struct Disk {
     /// `None` while the database is being reopened, and after close.
     snapshot: RwLock<Option<Arc<Snapshot>>>,
+    /// Stored under the snapshot's lock, so a model need not stop between one and the next.
     entries: AtomicU64,
     bytes: AtomicU64,
     /// Counts snapshots, so that a caller can tell whether there was a commit in between.
