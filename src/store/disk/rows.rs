@@ -69,6 +69,7 @@ impl<'t, 'b> Rows<'t, 'b> {
     pub(super) fn append(&mut self, count: u64) -> Result<(), Failure> {
         // They were noted by key, and are wanted in the order in which they came.
         self.new.sort_unstable_by_key(|(place, _)| *place);
+        let first = self.new.first().map(|(place, _)| *place);
         let mut end = self.stored.upper_bound_mut(Bound::<u64>::Unbounded)?;
         let mut buffer = Vec::new();
         for (place, record) in self.new.drain(..) {
@@ -77,6 +78,12 @@ impl<'t, 'b> Rows<'t, 'b> {
         }
         end.close()?;
         self.end += count;
+        // A page in another's place can lead away from what was put behind all others.
+        if let Some(first) = first
+            && self.stored.get(first)?.is_none()
+        {
+            return Err(Failure::damage("a row is not found where it was put"));
+        }
         Ok(())
     }
 
@@ -134,28 +141,31 @@ impl<'t, 'b> Rows<'t, 'b> {
     /// Drops what leads nowhere (D5), and counts the rest; the number of the batch is left at zero.
     /// Also gives how many keys lost their row, or never had one.
     pub(super) fn mend(&mut self) -> Result<(Totals, u64), Failure> {
-        let mut bytes = 0_u64;
         let before = self.index.len()?;
         let (index, rows) = (&mut self.index, &mut self.stored);
         // What fails inside is kept, and the failure given afterwards.
         let mut failed = None;
         rows.retain(|place, row| {
-            let Some((key, row)) = split_row(row) else { return false };
-            let known = match index.get(key) {
+            let Some((key, _)) = split_row(row) else { return false };
+            match index.get(key) {
                 Ok(entry) => entry.is_some_and(|entry| entry.value().0 == place),
                 Err(e) => {
                     failed = Some(e);
-                    return true;
+                    true
                 }
-            };
-            if known {
-                let charge = Header::parse(row, key.len()).map_or(0, |h| h.charge);
-                bytes = bytes.saturating_add(charge);
             }
-            known
         })?;
+        // Counted as they are found by key: damage can make a place stand in the table twice.
+        let mut counted = Totals::default();
         index.retain(|key, (place, _)| match rows.get(place) {
-            Ok(row) => row.is_some_and(|row| split_row(row.value()).is_some_and(|r| r.0 == key)),
+            Ok(row) => {
+                let row = row.as_ref().and_then(|row| split_row(row.value()));
+                let Some((_, row)) = row.filter(|(k, _)| *k == key) else { return false };
+                let charge = Header::parse(row, key.len()).map_or(0, |h| h.charge);
+                counted.entries += 1;
+                counted.bytes = counted.bytes.saturating_add(charge);
+                true
+            }
             Err(e) => {
                 failed = Some(e);
                 true
@@ -164,7 +174,6 @@ impl<'t, 'b> Rows<'t, 'b> {
         if let Some(e) = failed {
             return Err(e.into());
         }
-        let entries = self.index.len()?;
-        Ok((Totals { entries, bytes, batch: 0 }, before - entries))
+        Ok((counted, before.saturating_sub(counted.entries)))
     }
 }
