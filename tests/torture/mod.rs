@@ -13,8 +13,8 @@ pub(crate) mod fault;
 #[cfg(unix)]
 pub(crate) mod kill;
 pub(crate) mod oracle;
-#[cfg(unix)]
 pub(crate) mod power;
+pub(crate) mod rot;
 mod script;
 pub(crate) mod sim;
 

@@ -259,18 +259,18 @@ impl Log {
                 nearest = nearest.min((replay.differences(), done));
             }
         }
-        if let Some(done) = lost {
-            return Err(format!(
-                "expected the state after {durable} to {begun} operations, found that after {done}"
-            ));
-        }
         let mut replay = Replay::new(self, found, now);
         self.ops[..nearest.1].iter().for_each(|op| replay.step(op));
+        let kind = match lost {
+            Some(done) => {
+                format!("those after {done}, behind which came {:?}", &self.ops[done..begun])
+            }
+            None => "those after no number of them".to_owned(),
+        };
+        let (count, nearest) = (found.0.len(), nearest.1);
         Err(format!(
-            "expected the state after {durable} to {begun} operations, found {} entries that are \
-             none of them; after {} operations it would be:{}",
-            found.0.len(),
-            nearest.1,
+            "expected the state after {durable} to {begun} operations, found {count} entries, {kind}; \
+             after {nearest} it would be:{}",
             replay.told()
         ))
     }

@@ -119,9 +119,14 @@ impl Plan {
         ManualClock::new(Timestamp::from_nanos(self.start))
     }
 
-    /// Whether a step is durable as soon as it has returned.
+    /// Whether a step is durable as soon as it has returned. A read never is, nor is the removal of
+    /// what it finds to have expired.
     pub(crate) fn is_durable(&self, step: &Step) -> bool {
-        self.policy == WritePolicy::Through || matches!(step.what, What::Flush | What::Clear)
+        match step.what {
+            What::Flush | What::Clear => true,
+            What::Get(_) => false,
+            _ => self.policy == WritePolicy::Through,
+        }
     }
 }
 
@@ -231,7 +236,13 @@ impl Step {
             Op::Remove(key) => drop(latest.insert(key, None)),
             Op::RemoveMany(keys) => latest.extend(keys.into_iter().map(|key| (key, None))),
             Op::Clear => latest.values_mut().for_each(|entry| *entry = None),
-            Op::Touch(..) | Op::Flush => {}
+            Op::Touch(key, now) => {
+                let expired = |entry: &mut Option<(Content, u64)>| {
+                    *entry = entry.filter(|(_, deadline)| *deadline >= now);
+                };
+                latest.entry(key).and_modify(expired);
+            }
+            Op::Flush => {}
         }
     }
 }
