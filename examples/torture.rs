@@ -1,11 +1,14 @@
 //! Puts caches through crashes, damage and many threads, for as long as one likes.
 //!
-//! `cargo run --release --example torture -- kill|rot --seconds N --seed S`, or `--cycles N`.
+//! `cargo run --release --example torture -- kill|rot|threads --seconds N --seed S`, or `--cycles N`.
 //! The figures are on the last line. A promise that was not kept ends the run: what was expected and
 //! what was found is told with the seed, which gives the same operations again.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 #![expect(clippy::unwrap_used, reason = "what it shares with the tests gives up where they do")]
 
+#[path = "../tests/it/history.rs"]
+#[expect(dead_code, reason = "its own tests need more of it")]
+mod history;
 #[path = "../tests/it/support.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod support;
@@ -52,6 +55,10 @@ enum Mode {
     Fault,
     /// Opens damaged files.
     Rot,
+    /// Sixteen threads on one cache.
+    Threads,
+    // `power` and `fault` have their place here, in `run` below, and in `tests/torture/power.rs` and
+    // `tests/torture/fault.rs`.
 }
 
 impl Mode {
@@ -62,6 +69,7 @@ impl Mode {
             Self::Power => torture::power::run(seed, budget, on),
             Self::Fault => torture::fault::run(EVERYTHING, seed, budget, on),
             Self::Rot => torture::rot::run(seed, budget, on),
+            Self::Threads => torture::threads::run(seed, budget, on),
         }
     }
 }

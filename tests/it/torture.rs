@@ -168,3 +168,12 @@ fn a_damaged_file_is_never_a_wrong_value_a_panic_or_a_hang() {
     let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
     assert!(figures.of("corrupt records") > 0 && figures.of("set aside") > 0, "{figures}");
 }
+
+#[test]
+fn sixteen_threads_are_exact_and_explained() {
+    let seed = seed();
+    let budget = budget(20);
+    let figures = modes::threads::run(seed, budget, &mut |_| {});
+    let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
+    assert!(figures.of("events") > 0, "{figures}");
+}

@@ -17,6 +17,7 @@ pub(crate) mod power;
 pub(crate) mod rot;
 mod script;
 pub(crate) mod sim;
+pub(crate) mod threads;
 
 /// How long to go on.
 #[derive(Debug, Clone, Copy)]
@@ -99,4 +100,10 @@ pub(crate) type Progress<'a> = &'a mut dyn FnMut(&Figures);
 pub(crate) fn scratch() -> std::io::Result<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words")
 }
