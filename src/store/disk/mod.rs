@@ -38,12 +38,11 @@ mod volume;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redb::Database;
-
 use crate::store::Totals;
 use crate::sync::RwLock;
 
 use read::Memo;
+use volume::Base;
 
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
@@ -94,7 +93,7 @@ impl Disk {
 pub(crate) struct Writer {
     disk: Arc<Disk>,
     /// `None` after a failure, until it is reopened.
-    database: Option<Database>,
+    database: Option<Base>,
     totals: Totals,
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
@@ -155,13 +154,7 @@ impl Writer {
     /// Closes the database, so that it can be opened again; keeps the lock.
     pub(crate) fn let_go(&mut self) {
         self.disk.publish(None, self.totals);
-        if let Some(database) = self.database.take() {
-            // Closing a database that has failed may fail again, or panic; it is gone all the same.
-            let _ = failure::guarded(move || {
-                drop(database);
-                Ok(())
-            });
-        }
+        self.database = None;
     }
 }
 

@@ -32,7 +32,7 @@ use crate::store::disk::schema::{
     EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
     SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
-use crate::store::disk::volume::Place;
+use crate::store::disk::volume::{Base, Place};
 use crate::store::disk::{Disk, Writer};
 use crate::sync::RwLock;
 use crate::trace;
@@ -232,7 +232,7 @@ fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
 }
 
 /// A device that errs once can look like damage, and a file that is set aside is lost to the cache.
-fn accept_or_accept_again(options: &Options) -> Result<(Database, Totals), Refused> {
+fn accept_or_accept_again(options: &Options) -> Result<(Base, Totals), Refused> {
     match accept(options) {
         Err(Refused::Damaged(_)) => accept(options),
         other => other,
@@ -240,7 +240,7 @@ fn accept_or_accept_again(options: &Options) -> Result<(Database, Totals), Refus
 }
 
 /// Opens a file that exists, if it holds what it should.
-fn accept(options: &Options) -> Result<(Database, Totals), Refused> {
+fn accept(options: &Options) -> Result<(Base, Totals), Refused> {
     let path = &options.path;
     // Closed cleanly, a file can be looked at without a change; after a crash it is repaired first.
     let looked = guarded(|| match options.place.open_untouched(path)? {
@@ -289,7 +289,7 @@ fn refuse(path: &Path, failure: Failure) -> Refused {
     })
 }
 
-pub(super) fn open_database(options: &Options) -> Result<Database, Failure> {
+pub(super) fn open_database(options: &Options) -> Result<Base, Failure> {
     guarded(|| options.place.open(&options.path, options.cache_bytes))
 }
 

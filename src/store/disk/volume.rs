@@ -3,12 +3,13 @@
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 
-use crate::store::disk::failure::Failure;
+use crate::store::disk::failure::{Failure, guarded};
 
 /// Stands in for a file system, so that a test can say what becomes of each write.
 pub trait Volume: Debug + Send + Sync + 'static {
@@ -130,6 +131,31 @@ impl StorageBackend for Backend {
     }
 }
 
+/// An open database. Closing one that has failed may fail again, or panic: that stays here.
+#[derive(Debug)]
+pub(super) struct Base(Option<Database>);
+
+impl Deref for Base {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        match &self.0 {
+            Some(database) => database,
+            None => unreachable!("taken by drop only"),
+        }
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        let _ = guarded(move || {
+            drop(database);
+            Ok(())
+        });
+    }
+}
+
 /// Where the files are.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Place {
@@ -162,10 +188,10 @@ impl Place {
     }
 
     /// Opens the database in a file that exists.
-    pub(super) fn open(&self, path: &Path, cache_bytes: usize) -> Result<Database, Failure> {
+    pub(super) fn open(&self, path: &Path, cache_bytes: usize) -> Result<Base, Failure> {
         let mut builder = Builder::new();
         builder.set_cache_size(cache_bytes);
-        Ok(match self {
+        Ok(Base(Some(match self {
             Self::Files => builder.open(path)?,
             Self::Volume(volume) => {
                 let device = volume.open(path)?;
@@ -176,7 +202,7 @@ impl Place {
                 }
                 builder.create_with_backend(Backend(device))?
             }
-        })
+        })))
     }
 
     /// Opens the database in a file, which is left as it is; `None` if that cannot be, since the
@@ -196,13 +222,13 @@ impl Place {
     }
 
     /// Makes a new database; what is written to it is durable after [`Self::sync`].
-    pub(super) fn create(&self, path: &Path, cache_bytes: usize) -> Result<Database, Failure> {
+    pub(super) fn create(&self, path: &Path, cache_bytes: usize) -> Result<Base, Failure> {
         let mut builder = Builder::new();
         builder.set_cache_size(cache_bytes);
-        Ok(match self {
+        Ok(Base(Some(match self {
             Self::Files => builder.create_file(private_file(path)?)?,
             Self::Volume(volume) => builder.create_with_backend(Backend(volume.create(path)?))?,
-        })
+        })))
     }
 
     /// Makes durable what was written to a file.
