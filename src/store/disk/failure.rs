@@ -50,9 +50,11 @@ impl From<redb::Error> for Failure {
     fn from(error: redb::Error) -> Self {
         use std::io::ErrorKind as Io;
         let damaged = match &error {
-            // The last two: a file of ours that lacks what ours have.
+            // All but the first: a file of ours that lacks what ours have, or says that it is another.
             redb::Error::Corrupted(_)
             | redb::Error::TableDoesNotExist(_)
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. }
             | redb::Error::TableTypeMismatch { .. } => true,
             // A file that is cut short, or whose first bytes are not redb's.
             redb::Error::Io(e) => matches!(e.kind(), Io::UnexpectedEof | Io::InvalidData),
