@@ -1,7 +1,8 @@
 //! What a cache is put through for as long as one likes: crashes, damaged files, many threads.
 //!
 //! Included by the example `torture` and by the tests. The crate that includes it provides
-//! `crate::support` and `crate::history`, those of `tests/it`.
+//! `crate::support` and `crate::history`, those of `tests/it`. Each mode is a file with a function
+//! `run`; `power.rs` and `fault.rs` are to join them.
 
 use std::fmt;
 use std::path::Path;

@@ -11,6 +11,11 @@
 //! newer one, and nothing in it says that it is old. Such values are counted. So are sums that differ
 //! from a recount, and what was written to a file after it was damaged and is not there later: damage
 //! in what leads to the rows shows in nothing else.
+//!
+//! # Failure
+//!
+//! Damage can lead the storage engine into a cycle of pages: it then panics while it unwinds from a
+//! panic, or uses up its stack, which ends this process. The seed is told when a run begins.
 
 use std::collections::BTreeMap;
 use std::fs;
