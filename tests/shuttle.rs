@@ -547,3 +547,23 @@ fn what_is_shed_leaves_no_older_version_below() {
         assert!(fs::exists(folder.path().join("cache.larder")).unwrap());
     });
 }
+
+#[test]
+fn the_newest_stay_in_whatever_order_they_come() {
+    check(|| {
+        let cache = ByteCache::builder().memory_max_entries(2).shards(4);
+        let cache = cache.clock(ManualClock::new(Timestamp::from_secs(1_000))).open().unwrap();
+        let writer = |keys: [u8; 2]| {
+            task(move |cache: ByteCache| {
+                for key in keys {
+                    cache.insert_at(&[key], &[key], Timestamp::from_secs(key.into())).unwrap();
+                }
+            })
+        };
+        at_once(&cache, vec![writer([1, 6]), writer([5, 2]), writer([4, 3])]);
+        let mut keys: Vec<_> = cache.keys().map(Result::unwrap).collect();
+        keys.sort();
+        assert_eq!(keys, [[5], [6]]);
+        cache.validate().unwrap();
+    });
+}

@@ -41,7 +41,7 @@ use crate::config::{Config, ErrorPolicy};
 use crate::entry::{Age, Found, RemovalCause, Tier, attributes_are_valid};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Health, TierHealth};
-use crate::memory::{Locked, Memory, Placement, Removed, SlotId};
+use crate::memory::{Evicted, Locked, Memory, Newcomer, Placement, Removed, SlotId};
 use crate::record::{NEVER, Record, Seal};
 use crate::stats::{Limits, SharedCounts, Stats};
 use crate::store::disk::{Disk, Failure};
@@ -220,9 +220,9 @@ impl Core {
         }
     }
 
-    /// Evicts the oldest entry of memory, unless the newcomer is older; `false` if it is, or if
-    /// there is nothing to evict.
-    fn evict_one(&self, newcomer: Option<(u64, &[u8])>, garbage: &mut Garbage) -> bool {
+    /// Evicts the oldest entry of memory where there is no room, unless the newcomer is older; `false`
+    /// if it is, or if there is nothing to evict.
+    fn evict_one(&self, newcomer: Option<Newcomer<'_>>, garbage: &mut Garbage) -> bool {
         let mut touches = 0;
         let evicted = self.memory.evict(newcomer, |side, removed| {
             side.counts.memory_evictions += 1;
@@ -230,11 +230,12 @@ impl Core {
         });
         self.count_touches(touches);
         match evicted {
-            crate::memory::Evicted::Oldest(removed) => {
+            Evicted::Room => true,
+            Evicted::Oldest(removed) => {
                 garbage.note(removed, Tier::Memory, RemovalCause::Size);
                 true
             }
-            crate::memory::Evicted::Newcomer | crate::memory::Evicted::Nothing => false,
+            Evicted::Newcomer | Evicted::Nothing => false,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{Found, RemovalCause, Tier};
 use crate::error::Result;
 use crate::hash::KeyHash;
-use crate::memory::{Guarded, Locked, NOT_BELOW, SlotId};
+use crate::memory::{Guarded, Locked, NOT_BELOW, Newcomer, SlotId};
 use crate::record::Record;
 use crate::store::Change;
 use crate::store::disk::{Lookup, Row};
@@ -283,7 +283,8 @@ impl Core {
                 return true;
             }
             drop(locked);
-            if !self.evict_one(Some((moment.stamp, key)), garbage) {
+            let newcomer = Newcomer { stamp: moment.stamp, key, charge, old: None };
+            if !self.evict_one(Some(newcomer), garbage) {
                 return self.promote_in_passing(hash, seen, moment, garbage);
             }
         }

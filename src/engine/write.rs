@@ -14,7 +14,7 @@ use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{InsertOptions, RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::KeyHash;
-use crate::memory::{Locked, NOT_BELOW};
+use crate::memory::{Locked, NOT_BELOW, Newcomer};
 use crate::record::{CHARGE_MAX, Draft, Record, VALUE_BYTES_MAX};
 use crate::store::Change;
 use crate::trace::trace_op;
@@ -352,8 +352,11 @@ impl Core {
                 locked.shard.restamp(old, moment.stamp);
             }
             if enters && !locked.reserve(old, charge, moment.stamp) {
+                let old_charge = old.map(|id| locked.shard.charge(id));
                 drop(locked);
-                if !self.evict_one(Some((moment.stamp, record.key())), garbage) {
+                let (stamp, key) = (moment.stamp, record.key());
+                let newcomer = Newcomer { stamp, key, charge, old: old_charge };
+                if !self.evict_one(Some(newcomer), garbage) {
                     victim_beside_old = Some(old.is_some());
                 }
                 continue;

@@ -82,16 +82,27 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Exchanges what an old entry counts, if there is one, for what a new one does; `false`, and
-    /// no change, if that would exceed a limit.
+    /// The sums with what a new entry counts in the place of what an old one does, if there is one;
+    /// `None` if that would exceed a limit.
+    fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
+        let entries = (self.entries + 1).checked_sub(u64::from(old.is_some()))?;
+        let bytes = self.bytes.checked_sub(old.unwrap_or(0))?.checked_add(new)?;
+        (!self.limits.exceeded(entries, bytes)).then_some((entries, bytes))
+    }
+
+    /// Exchanges the one for the other; `false`, and no change, if that would exceed a limit.
     fn exchange(&mut self, old: Option<u64>, new: u64) -> bool {
-        let entries = self.entries + 1 - u64::from(old.is_some());
-        let Some(bytes) = (self.bytes - old.unwrap_or(0)).checked_add(new) else { return false };
-        if self.limits.exceeded(entries, bytes) {
-            return false;
-        }
-        (self.entries, self.bytes) = (entries, bytes);
+        let Some(sums) = self.exchanged(old, new) else { return false };
+        (self.entries, self.bytes) = sums;
         true
+    }
+
+    /// Whether a newcomer fits; without one, whether all are within the limits.
+    fn has_room(&self, newcomer: Option<Newcomer<'_>>) -> bool {
+        match newcomer {
+            Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
+            None => !self.limits.exceeded(self.entries, self.bytes),
+        }
     }
 
     fn release(&mut self, charge: u64) {
@@ -162,11 +173,23 @@ impl<S> Locked<'_, S> {
     }
 }
 
+/// An entry for which there was no room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Newcomer<'k> {
+    pub(crate) stamp: u64,
+    pub(crate) key: &'k [u8],
+    pub(crate) charge: u64,
+    /// The charge of the entry that it replaces.
+    pub(crate) old: Option<u64>,
+}
+
 /// What [`Memory::evict`] did.
 #[derive(Debug)]
 pub(crate) enum Evicted {
     /// This entry was the oldest, and has left.
     Oldest(Removed),
+    /// There is room by now.
+    Room,
     /// The newcomer is older than every entry.
     Newcomer,
     /// There is nothing to evict.
@@ -232,33 +255,51 @@ impl<S> Memory<S> {
         account.limits.exceeded(account.entries, account.bytes)
     }
 
-    /// Removes the oldest entry of all shards, unless `newcomer`, a stamp and a key, is older
-    /// still (M3). `hook` is called under the lock of the shard that the entry left.
+    /// Removes the oldest entry of all shards, unless `newcomer` is older still (M3), or another
+    /// thread has made room meanwhile. `hook` is called under the lock of the shard that the entry
+    /// left.
     pub(crate) fn evict(
         &self,
-        newcomer: Option<(u64, &[u8])>,
+        newcomer: Option<Newcomer<'_>>,
         hook: impl FnOnce(&mut S, &Removed),
     ) -> Evicted {
+        // Giving a newcomer up for room that there is would leave what no order of events leaves.
+        let given_up = |account: &Account| match newcomer {
+            _ if account.has_room(newcomer) => Evicted::Room,
+            Some(_) => Evicted::Newcomer,
+            None => Evicted::Nothing,
+        };
         loop {
             let least = self.least_bound_but(None);
-            if newcomer.is_some_and(|(stamp, _)| stamp < least) {
-                return Evicted::Newcomer;
+            if newcomer.is_some_and(|newcomer| newcomer.stamp < least) {
+                return given_up(&self.account.lock());
             }
             let Some(index) = self.shard_of_oldest(least) else {
                 if least != EMPTY {
                     continue;
                 }
-                return if newcomer.is_some() { Evicted::Newcomer } else { Evicted::Nothing };
+                return given_up(&self.account.lock());
             };
             let mut locked = self.lock_nth(index);
             let Some((id, stamp, key)) = locked.guarded.shard.oldest() else { continue };
             if stamp != least && stamp >= self.least_bound_but(Some(index)) {
                 continue;
             }
-            if newcomer.is_some_and(|newcomer| newcomer <= (stamp, key)) {
-                return Evicted::Newcomer;
+            if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key) <= (stamp, key)) {
+                return given_up(&self.account.lock());
             }
-            let removed = locked.remove(id);
+            let charge = locked.shard.charge(id);
+            let mut account = self.account.lock();
+            if account.has_room(newcomer) {
+                return Evicted::Room;
+            }
+            // Who took the room since the bounds were read has shown its own before (M1).
+            if stamp > self.least_bound_but(Some(index)) {
+                continue;
+            }
+            account.release(charge);
+            drop(account);
+            let removed = locked.guarded.shard.remove(id);
             hook(&mut locked.side, &removed);
             return Evicted::Oldest(removed);
         }

@@ -42,22 +42,27 @@ fn exceeds(model: &Model, limits: Limits) -> bool {
 }
 
 /// Evicts from both, for room or down to the limits; gives the key that left.
-fn evict(memory: &Memory<u64>, model: &mut Model, newcomer: Option<(u64, &[u8])>) -> bool {
+fn evict(memory: &Memory<u64>, model: &mut Model, newcomer: Option<Newcomer<'_>>) -> bool {
     let victim = oldest(model);
     let evicted = memory.evict(newcomer, |side, _| *side += 1);
     match (evicted, victim) {
         (Evicted::Oldest(removed), Some((stamp, key))) => {
             assert_eq!((removed.stamp, removed.record.key()), (stamp, &key[..]), "M3");
-            assert!(newcomer.is_none_or(|newcomer| newcomer > (stamp, &key[..])), "M3");
+            assert!(newcomer.is_none_or(|n| (n.stamp, n.key) > (stamp, &key[..])), "M3");
             model.remove(&key);
             true
         }
         (Evicted::Newcomer, victim) => {
             let newcomer = newcomer.unwrap();
+            let newcomer = (newcomer.stamp, newcomer.key);
             assert!(victim.is_none_or(|(stamp, key)| newcomer <= (stamp, &key[..])), "M3");
             false
         }
         (Evicted::Nothing, None) => false,
+        (Evicted::Room, _) => {
+            assert!(newcomer.is_none() && !memory.over_limits());
+            false
+        }
         (evicted, victim) => panic!("M3: {evicted:?} instead of {victim:?}"),
     }
 }
@@ -95,8 +100,9 @@ fn put(memory: &Memory<u64>, model: &mut Model, key: &[u8], entry: (u64, u64, u6
             model.insert(key.to_vec(), entry);
             return;
         }
+        let old = old.map(|id| locked.shard.charge(id));
         drop(locked);
-        if !evict(memory, model, Some((stamp, key))) {
+        if !evict(memory, model, Some(Newcomer { stamp, key, charge, old })) {
             return;
         }
     }
@@ -191,7 +197,11 @@ fn threads_never_exceed_the_limits() {
                             break;
                         } else {
                             drop(locked);
-                            drop(memory.evict(None, |_, _| ()));
+                            let newcomer = Newcomer { stamp: round, key: &key, charge, old: None };
+                            if matches!(memory.evict(Some(newcomer), |_, _| ()), Evicted::Newcomer)
+                            {
+                                break;
+                            }
                         }
                     }
                     let (entries, bytes) = memory.held();
