@@ -263,22 +263,30 @@ impl<S> Memory<S> {
         newcomer: Option<Newcomer<'_>>,
         hook: impl FnOnce(&mut S, &Removed),
     ) -> Evicted {
-        // Giving a newcomer up for room that there is would leave what no order of events leaves.
-        let given_up = |account: &Account| match newcomer {
-            _ if account.has_room(newcomer) => Evicted::Room,
-            Some(_) => Evicted::Newcomer,
-            None => Evicted::Nothing,
+        // Giving a newcomer up for room that there is, or beside an older entry that has come since the
+        // bounds were read (M1), would leave what no order of events leaves.
+        let given_up = |but| {
+            let account = self.account.lock();
+            match newcomer {
+                _ if account.has_room(newcomer) => Some(Evicted::Room),
+                Some(newcomer) if newcomer.stamp > self.least_bound_but(but) => None,
+                Some(_) => Some(Evicted::Newcomer),
+                None => Some(Evicted::Nothing),
+            }
         };
         loop {
             let least = self.least_bound_but(None);
             if newcomer.is_some_and(|newcomer| newcomer.stamp < least) {
-                return given_up(&self.account.lock());
+                match given_up(None) {
+                    Some(evicted) => return evicted,
+                    None => continue,
+                }
             }
             let Some(index) = self.shard_of_oldest(least) else {
-                if least != EMPTY {
-                    continue;
+                match given_up(None) {
+                    Some(evicted) if least == EMPTY => return evicted,
+                    _ => continue,
                 }
-                return given_up(&self.account.lock());
             };
             let mut locked = self.lock_nth(index);
             let Some((id, stamp, key)) = locked.guarded.shard.oldest() else { continue };
@@ -286,7 +294,10 @@ impl<S> Memory<S> {
                 continue;
             }
             if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key) <= (stamp, key)) {
-                return given_up(&self.account.lock());
+                match given_up(Some(index)) {
+                    Some(evicted) => return evicted,
+                    None => continue,
+                }
             }
             let charge = locked.shard.charge(id);
             let mut account = self.account.lock();
