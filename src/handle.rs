@@ -226,6 +226,40 @@ macro_rules! state_and_life {
             self.engine.purge_expired()
         }
 
+        /// Checks the whole file, as of the last commit: checksums and values, that index, order and
+        /// deadlines lead to each entry and to nothing else, and the sums. Reads everything, a few
+        /// MiB at a time; other operations go on meanwhile. What is not yet committed is not
+        /// looked at. In memory only, nothing is found.
+        ///
+        /// # Errors
+        ///
+        /// `Io` if the disk fails, whatever the error policy, `Corrupt` if the file is damaged so that
+        /// it cannot be read, `Busy` if it was emptied again and again meanwhile, `Closed`.
+        ///
+        /// # Examples
+        ///
+        /// See [`VerifyReport`].
+        pub fn verify(&self) -> Result<VerifyReport> {
+            self.engine.verify(VerifyOptions::default())
+        }
+
+        /// Likewise, with progress and repair. A repair looks again at what was found, in one
+        /// transaction: damaged rows are dropped, and counted in [`Stats::corrupt`]; what is
+        /// missing in the order or among the deadlines is put there; what leads nowhere is dropped; the
+        /// sums are counted anew. That counting takes some 100 ms per 100,000 entries, during which
+        /// nothing is committed. Of more than 65,536 faults of a kind, the rest is for the next time.
+        ///
+        /// # Errors
+        ///
+        /// As [`Self::verify`].
+        ///
+        /// # Examples
+        ///
+        /// See [`VerifyOptions`].
+        pub fn verify_with(&self, options: VerifyOptions<'_>) -> Result<VerifyReport> {
+            self.engine.verify(options)
+        }
+
         /// Checks every structural invariant of the memory tier, at a quiet moment, and says which
         /// one is broken. For tests: it walks everything.
         ///

@@ -90,6 +90,7 @@ impl Engine {
             limits: Mutex::new(config.disk),
             room: Mutex::new(None),
             degraded: Degraded::default(),
+            verifying: Mutex::new(()),
             touched: AtomicUsize::new(0),
             next_deadline: AtomicU64::new(NEVER),
             oldest: AtomicU64::new(NEVER),

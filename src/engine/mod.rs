@@ -29,6 +29,7 @@ mod queue;
 mod read;
 mod remove;
 mod sweep;
+mod verify;
 mod walk;
 mod write;
 mod writer;
@@ -57,6 +58,7 @@ use queue::Queue;
 pub(crate) use batch::Item;
 pub(crate) use life::{Engine, Schema};
 pub(crate) use remove::Removal;
+pub use verify::{VerifyOptions, VerifyReport};
 
 /// What all handles and threads of one cache share.
 pub(crate) struct Core {
@@ -83,11 +85,23 @@ struct DiskSide {
     /// The most entries that the device had room for when it was last found full.
     room: Mutex<Option<u64>>,
     degraded: Degraded,
+    /// Held by whoever verifies the file.
+    verifying: Mutex<()>,
     /// How many touches all shards hold; see [`Side`].
     touched: AtomicUsize,
     /// The earliest deadline, and the stamp of the entry that is longest unused, on disk.
     next_deadline: AtomicU64,
     oldest: AtomicU64,
+}
+
+impl DiskSide {
+    /// Why there is no disk to read.
+    #[cold]
+    fn unreadable(&self) -> Error {
+        self.queue.failing().unwrap_or_else(|| {
+            Error::new(ErrorKind::Io, "the disk tier is being opened again; try again")
+        })
+    }
 }
 
 /// Durations in nanoseconds; [`NEVER`] for none.
@@ -278,9 +292,7 @@ impl Core {
     fn disk_unavailable<T>(&self, disk: &DiskSide, instead: T) -> Result<T> {
         match self.config.error_policy {
             ErrorPolicy::Degrade => Ok(instead),
-            ErrorPolicy::Strict => Err(disk.queue.failing().unwrap_or_else(|| {
-                Error::new(ErrorKind::Io, "the disk tier is being opened again; try again")
-            })),
+            ErrorPolicy::Strict => Err(disk.unreadable()),
         }
     }
 

@@ -19,11 +19,12 @@
 //! One mutex, taken under a shard's lock by pushes; the writer never holds both.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;
+use crate::store::disk::Repair;
 use crate::store::{Change, Op, Sweep};
 use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -113,6 +114,7 @@ struct State {
     oldest: Option<Instant>,
     flushes: Asked<()>,
     sweeps: Asked<Sweep>,
+    repairs: Asked<Arc<Repair>>,
     hurry: bool,
     closing: bool,
     closed: bool,
@@ -208,6 +210,7 @@ pub(crate) struct Work {
     /// Hand down all recency, and then say that this flush is done.
     pub(crate) flush: Option<u64>,
     pub(crate) sweep: Option<(Sweep, u64)>,
+    pub(crate) repair: Option<(Arc<Repair>, u64)>,
     /// Open the database anew first, for this reason.
     pub(crate) suspect: Option<String>,
     pub(crate) close: bool,
@@ -417,17 +420,35 @@ impl Queue {
         Ok(state)
     }
 
-    /// Asks for a flush and waits for it.
-    pub(crate) fn flush(&self) -> Result<()> {
-        let mut state = self.state.lock();
+    /// Waits until `is_done`.
+    fn wait_until(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        is_done: impl Fn(&State) -> bool,
+    ) -> Result<()> {
         let failures = state.failures;
-        let last = state.last;
-        let ticket = state.flushes.ask(last, ());
-        self.work.notify_one();
-        while state.flushes.done < ticket && !self.is_writer() {
+        while !is_done(&state) && !self.is_writer() {
             state = self.wait_for_progress(state, failures)?;
         }
         Ok(())
+    }
+
+    /// Asks for a flush and waits for it.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let last = state.last;
+        let ticket = state.flushes.ask(last, ());
+        self.work.notify_one();
+        self.wait_until(state, |state| state.flushes.done >= ticket)
+    }
+
+    /// Asks for a repair and waits for it; there may be one at a time.
+    pub(crate) fn repair(&self, repair: Arc<Repair>) -> Result<()> {
+        let mut state = self.state.lock();
+        let last = state.last;
+        let ticket = state.repairs.ask(last, repair);
+        self.work.notify_one();
+        self.wait_until(state, |state| state.repairs.done >= ticket)
     }
 
     /// Asks for a sweep of what has expired; its number is for [`Self::wait_swept`].
@@ -439,12 +460,7 @@ impl Queue {
     }
 
     pub(crate) fn wait_swept(&self, ticket: u64) -> Result<()> {
-        let mut state = self.state.lock();
-        let failures = state.failures;
-        while state.sweeps.done < ticket && !self.is_writer() {
-            state = self.wait_for_progress(state, failures)?;
-        }
-        Ok(())
+        self.wait_until(self.state.lock(), |state| state.sweeps.done >= ticket)
     }
 
     /// Tells the writer that a read failed.
@@ -508,6 +524,7 @@ impl Queue {
             let due = state.oldest.map(|oldest| oldest + self.bounds.delay);
             let asked = !state.flushes.open.is_empty()
                 || !state.sweeps.open.is_empty()
+                || !state.repairs.open.is_empty()
                 || state.closing && state.rooms == 0
                 || state.hurry;
             let commit = due.is_some_and(|due| {
@@ -536,11 +553,12 @@ impl Queue {
         self.progress.notify_all();
     }
 
-    /// A flush or a sweep is done. For the writer.
-    pub(crate) fn answered(&self, flush: Option<u64>, sweep: Option<u64>) {
+    /// What was asked for along with this work is done. For the writer.
+    pub(crate) fn answered(&self, work: &Work) {
         let mut state = self.state.lock();
-        state.flushes.answer(flush);
-        state.sweeps.answer(sweep);
+        state.flushes.answer(work.flush);
+        state.sweeps.answer(work.sweep.map(|(_, ticket)| ticket));
+        state.repairs.answer(work.repair.as_ref().map(|(_, ticket)| *ticket));
         self.progress.notify_all();
     }
 
@@ -616,6 +634,7 @@ fn take(state: &mut State, bounds: Bounds) -> Work {
         number,
         flush: state.flushes.take(number).map(|(ticket, ())| ticket),
         sweep: state.sweeps.take(number).map(|(ticket, sweep)| (sweep, ticket)),
+        repair: state.repairs.take(number).map(|(ticket, repair)| (repair, ticket)),
         suspect: state.suspect.take(),
         close: all && state.closing && state.rooms == 0,
     }

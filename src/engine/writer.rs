@@ -89,7 +89,8 @@ impl Core {
             self.hand_down_everything(work.number, &mut touches);
         }
         let sweep = work.sweep.map(|(sweep, _)| sweep);
-        let idle = ops.is_empty() && touches.is_empty() && sweep.is_none();
+        let asked = sweep.is_some() || work.repair.is_some();
+        let idle = ops.is_empty() && touches.is_empty() && !asked;
         if !idle || Self::is_over_disk_limits(disk) {
             let mut cleared = Vec::new();
             if !self.commit_all(disk, writer, work, ops, &touches, sweep, &mut cleared) {
@@ -99,7 +100,7 @@ impl Core {
         } else {
             disk.queue.done(work, &[]);
         }
-        disk.queue.answered(work.flush, work.sweep.map(|(_, ticket)| ticket));
+        disk.queue.answered(work);
         true
     }
 
@@ -115,12 +116,15 @@ impl Core {
         sweep: Option<Sweep>,
         cleared: &mut Vec<u64>,
     ) -> bool {
+        let is_valid = |record: &Record| self.is_valid(record);
         let mut batch = Batch {
             ops,
             touches,
             number: work.number,
             limits: Self::disk_limits(disk),
             sweep,
+            repair: work.repair.as_ref().map(|(repair, _)| repair.as_ref()),
+            is_valid: &is_valid,
             quick_repair: ops.len() >= QUICK_REPAIR_OPS || work.flush.is_some() || work.close,
             listening: self.is_listening(),
         };
@@ -128,11 +132,14 @@ impl Core {
             let Some(outcome) = self.commit_once(disk, writer, &batch) else { return false };
             let more = outcome.more_expired;
             cleared.extend(&outcome.cleared);
+            if let Some(repair) = batch.repair {
+                repair.set_done(outcome.repaired);
+            }
             self.settle(disk, &batch, outcome);
             if !more {
                 return true;
             }
-            (batch.ops, batch.touches) = (&[], &[]);
+            (batch.ops, batch.touches, batch.repair) = (&[], &[], None);
         }
     }
 

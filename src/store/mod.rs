@@ -7,6 +7,7 @@ pub(crate) mod disk;
 
 use crate::record::Record;
 use crate::stats::Limits;
+use crate::store::disk::Repair;
 
 /// One change to the stored entries.
 #[derive(Debug, Clone)]
@@ -56,7 +57,6 @@ pub(crate) struct Sweep {
 }
 
 /// What is to become one transaction.
-#[derive(Debug)]
 pub(crate) struct Batch<'a> {
     /// In ascending order of `seq`.
     pub(crate) ops: &'a [Op],
@@ -65,6 +65,9 @@ pub(crate) struct Batch<'a> {
     pub(crate) number: u64,
     pub(crate) limits: Limits,
     pub(crate) sweep: Option<Sweep>,
+    /// What a check found, to be put right; a value that is not valid is damage.
+    pub(crate) repair: Option<&'a Repair>,
+    pub(crate) is_valid: &'a dyn Fn(&Record) -> bool,
     /// Whether to spend a little more so that opening after a crash is quick.
     pub(crate) quick_repair: bool,
     /// Whether whole records of what left are wanted, or their keys only.
@@ -118,6 +121,8 @@ pub(crate) struct Outcome {
     pub(crate) cleared: Vec<u64>,
     /// Damaged rows that went, except for those that a scrub was asked for.
     pub(crate) scrubbed: u64,
+    /// Faults that were put right, of those that a check found.
+    pub(crate) repaired: u64,
     /// The earliest deadline that is left.
     pub(crate) next_deadline: Option<u64>,
     /// The recency of the entry that is longest unused, for time-to-idle.

@@ -13,33 +13,33 @@ use crate::child::Child;
 use crate::errors::refused;
 use crate::support::{Rng, seed};
 
-const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("larder_meta");
-const INDEX: TableDefinition<'static, &[u8], (u64, u64)> = TableDefinition::new("index");
-const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
+pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("larder_meta");
+pub(crate) const INDEX: TableDefinition<'static, &[u8], (u64, u64)> = TableDefinition::new("index");
+pub(crate) const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
 
 /// A folder with the path of a cache file in it.
-struct Place {
-    folder: tempfile::TempDir,
-    path: PathBuf,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) path: PathBuf,
 }
 
-fn place() -> Place {
+pub(crate) fn place() -> Place {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache.larder");
     Place { folder, path }
 }
 
 impl Place {
-    fn builder(&self) -> Builder<ByteCache> {
+    pub(crate) fn builder(&self) -> Builder<ByteCache> {
         ByteCache::builder().path(&self.path)
     }
 
-    fn beside(&self, suffix: &str) -> PathBuf {
+    pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
         let name = format!("cache.larder{suffix}");
         self.folder.path().join(name)
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         fs::read(&self.path).unwrap()
     }
 
@@ -53,16 +53,16 @@ impl Place {
     }
 }
 
-fn name(n: u8) -> [u8; 4] {
+pub(crate) fn name(n: u8) -> [u8; 4] {
     [b'k', b'e', b'y', n]
 }
 
 /// Something that occurs nowhere else in the file.
-fn content(n: u8) -> Vec<u8> {
+pub(crate) fn content(n: u8) -> Vec<u8> {
     format!("the content of number {n:03}, which is like no other").into_bytes()
 }
 
-const ENTRIES: u8 = 50;
+pub(crate) const ENTRIES: u8 = 50;
 
 /// A file with some entries, closed.
 fn filled() -> Place {
@@ -480,7 +480,7 @@ fn damage_that_keeps_a_commit_from_succeeding_has_the_file_set_aside() {
 }
 
 /// Flips a bit wherever `text` stands in the file; gives how often that was.
-fn flip(place: &Place, text: &[u8]) -> usize {
+pub(crate) fn flip(place: &Place, text: &[u8]) -> usize {
     let mut bytes = place.bytes();
     let at: Vec<usize> =
         (0..bytes.len() - text.len()).filter(|i| bytes[*i..].starts_with(text)).collect();

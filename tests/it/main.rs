@@ -14,3 +14,4 @@ mod replay;
 mod support;
 mod threads;
 mod torture;
+mod upkeep;

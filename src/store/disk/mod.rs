@@ -26,6 +26,8 @@
 //! Every call into redb is behind `catch_unwind`: damage can make it panic. A row is accepted after
 //! its checksum only; redb itself verifies nothing on reads.
 
+mod changes;
+mod check;
 mod commit;
 mod failure;
 mod lock;
@@ -44,6 +46,7 @@ use crate::sync::RwLock;
 use read::Memo;
 use volume::Base;
 
+pub(crate) use check::{Check, Found, Repair, Step};
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
 pub(crate) use read::{Lookup, Row, Snapshot};
@@ -60,6 +63,7 @@ pub(crate) struct Disk {
     bytes: AtomicU64,
     /// Counts snapshots, so that a caller can tell whether there was a commit in between.
     epoch: AtomicU64,
+    changes: changes::Log,
 }
 
 impl Disk {
@@ -135,6 +139,7 @@ impl Writer {
 
     /// Gives readers the file that was opened, and says what its last commit was.
     pub(crate) fn show(&mut self) -> Result<Totals, Failure> {
+        self.disk.changes.leave(self.disk.epoch() + 1, None);
         self.refresh()?;
         Ok(self.totals)
     }

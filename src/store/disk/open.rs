@@ -24,6 +24,7 @@ use redb::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
+use crate::store::disk::changes::Log;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
 use crate::store::disk::read::Memo;
@@ -119,6 +120,7 @@ impl Opened {
             entries: AtomicU64::new(totals.entries),
             bytes: AtomicU64::new(totals.bytes),
             epoch: AtomicU64::new(0),
+            changes: Log::default(),
         });
         let mut writer = Writer {
             disk: Arc::clone(&disk),
@@ -388,8 +390,8 @@ pub(super) fn totals(database: &Database) -> Result<Totals, Failure> {
         trace::warn("the totals of the cache file were wrong and are counted anew", &"");
         let batch = stored.map_or(0, |totals| totals.batch);
         let transaction = database.begin_write()?;
-        let (counted, _) = Rows::open(&transaction)?.mend()?;
-        let totals = Totals { batch, ..counted };
+        let mended = Rows::open(&transaction)?.mend()?;
+        let totals = Totals { batch, ..mended.totals };
         transaction.open_table(META)?.insert(TOTALS_ROW, totals.encode().as_slice())?;
         transaction.commit()?;
         Ok(totals)

@@ -5,7 +5,7 @@
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use crate::hash::KeyHash;
 use crate::record::{BadRow, Record};
@@ -15,12 +15,13 @@ use crate::sync::Mutex;
 
 /// One read transaction with its tables open.
 pub(crate) struct Snapshot {
-    index: ReadOnlyTable<&'static [u8], (u64, u64)>,
-    rows: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) transaction: ReadTransaction,
+    pub(super) index: ReadOnlyTable<&'static [u8], (u64, u64)>,
+    pub(super) rows: ReadOnlyTable<u64, &'static [u8]>,
     memo: Arc<Memo>,
     /// Its number, for the memo.
-    epoch: u64,
-    schema_version: u32,
+    pub(super) epoch: u64,
+    pub(super) schema_version: u32,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -100,7 +101,7 @@ impl Snapshot {
         let transaction = database.begin_read()?;
         let index = transaction.open_table(INDEX)?;
         let rows = transaction.open_table(ROWS)?;
-        Ok(Self { index, rows, memo, epoch, schema_version })
+        Ok(Self { transaction, index, rows, memo, epoch, schema_version })
     }
 
     /// The entry of `key`, whatever its age.

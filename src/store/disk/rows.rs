@@ -23,6 +23,7 @@ use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use crate::record::{BadRow, Header, Record};
 use crate::store::Totals;
+use crate::store::disk::changes::Changes;
 use crate::store::disk::failure::Failure;
 use crate::store::disk::schema::{INDEX, ROWS, join_row, split_row};
 
@@ -34,6 +35,8 @@ pub(super) struct Rows<'t, 'b> {
     end: u64,
     /// Rows that are in the index and not yet in the table.
     new: Vec<(u64, &'b Record)>,
+    /// What changed, if somebody watches.
+    changes: Option<Changes>,
 }
 
 /// An entry whose row was taken out.
@@ -45,11 +48,60 @@ pub(super) struct Gone {
     pub(super) record: Option<Record>,
 }
 
+/// What [`Rows::mend`] found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mended {
+    /// The number of the batch is left at zero.
+    pub(super) totals: Totals,
+    /// Keys that lost their row, or never had one.
+    pub(super) lost: u64,
+    /// Rows that no key led to.
+    pub(super) stray: u64,
+}
+
+/// What `read` makes of a key's row; `None` if the key is not in the index, or its row is not there or
+/// another key's.
+pub(super) fn with_row<R>(
+    index: &impl ReadableTable<&'static [u8], (u64, u64)>,
+    rows: &impl ReadableTable<u64, &'static [u8]>,
+    key: &[u8],
+    read: impl FnOnce(&[u8]) -> R,
+) -> Result<Option<R>, Failure> {
+    let Some(entry) = index.get(key)? else { return Ok(None) };
+    let row = rows.get(entry.value().0)?;
+    let row = row.as_ref().and_then(|row| split_row(row.value())).filter(|(k, _)| *k == key);
+    Ok(row.map(|(_, row)| read(row)))
+}
+
+/// The deadline that a key's row says, damaged or not.
+pub(super) fn deadline_of(
+    index: &impl ReadableTable<&'static [u8], (u64, u64)>,
+    rows: &impl ReadableTable<u64, &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<u64>, Failure> {
+    let deadline = |row: &[u8]| Some(Header::parse(row, key.len()).ok()?.deadline);
+    Ok(with_row(index, rows, key, deadline)?.flatten())
+}
+
 impl<'t, 'b> Rows<'t, 'b> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Failure> {
         let stored = transaction.open_table(ROWS)?;
         let end = stored.last()?.map_or(0, |(place, _)| place.value() + 1);
-        Ok(Self { index: transaction.open_table(INDEX)?, stored, end, new: Vec::new() })
+        let index = transaction.open_table(INDEX)?;
+        Ok(Self { index, stored, end, new: Vec::new(), changes: None })
+    }
+
+    /// Likewise, and notes what changes if somebody watches.
+    pub(super) fn watched(
+        transaction: &'t WriteTransaction,
+        changes: Option<Changes>,
+    ) -> Result<Self, Failure> {
+        Ok(Self { changes, ..Self::open(transaction)? })
+    }
+
+    /// What changed so far.
+    pub(super) fn take_changes(&mut self) -> Option<Changes> {
+        self.changes.take()
     }
 
     /// Notes a row for [`Self::append`], `nth` behind the end; takes out the one that it replaces.
@@ -101,15 +153,29 @@ impl<'t, 'b> Rows<'t, 'b> {
             return Ok(lost);
         };
         let record = if wanted { Record::from_row(key, row).ok() } else { None };
-        Ok(Gone { header: Header::check(row, key), record })
+        let header = Header::check(row, key);
+        if let (Some(changes), Ok(header)) = (&mut self.changes, &header) {
+            changes.taken.push((place, header.charge));
+        }
+        Ok(Gone { header, record })
     }
 
     /// The record of a key, if it is there and sound.
     pub(super) fn record(&self, key: &[u8]) -> Result<Option<Result<Record, BadRow>>, Failure> {
-        let Some(entry) = self.index.get(key)? else { return Ok(None) };
-        let row = self.stored.get(entry.value().0)?;
-        let row = row.as_ref().and_then(|row| split_row(row.value())).filter(|(k, _)| *k == key);
-        Ok(Some(row.map_or(Err(BadRow::Shape), |(key, row)| Record::from_row(key, row))))
+        if self.index.get(key)?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.own_record(key)?.unwrap_or(Err(BadRow::Shape))))
+    }
+
+    /// The record of a key, sound or not, if it has a row of its own.
+    pub(super) fn own_record(&self, key: &[u8]) -> Result<Option<Result<Record, BadRow>>, Failure> {
+        with_row(&self.index, &self.stored, key, |row| Record::from_row(key, row))
+    }
+
+    /// The deadline that a key's row says, damaged or not.
+    pub(super) fn deadline(&self, key: &[u8]) -> Result<Option<u64>, Failure> {
+        deadline_of(&self.index, &self.stored, key)
     }
 
     /// The stamp of a key's last access; `None` if there is no such entry.
@@ -130,18 +196,25 @@ impl<'t, 'b> Rows<'t, 'b> {
         Ok(self.index.first()?.map(|(key, _)| key.value().to_vec()))
     }
 
+    fn everything_changed(&mut self) {
+        if let Some(changes) = &mut self.changes {
+            *changes = Changes { all: true, ..Changes::default() };
+        }
+    }
+
     /// Takes everything out, what is noted included.
     pub(super) fn clear(&mut self) -> Result<(), Failure> {
         self.new.clear();
+        self.everything_changed();
         self.index.retain(|_, _| false)?;
         self.stored.retain(|_, _| false)?;
         Ok(())
     }
 
-    /// Drops what leads nowhere (D5), and counts the rest; the number of the batch is left at zero.
-    /// Also gives how many keys lost their row, or never had one.
-    pub(super) fn mend(&mut self) -> Result<(Totals, u64), Failure> {
-        let before = self.index.len()?;
+    /// Drops what leads nowhere (D5), and counts the rest.
+    pub(super) fn mend(&mut self) -> Result<Mended, Failure> {
+        self.everything_changed();
+        let (before, rows_before) = (self.index.len()?, self.stored.len()?);
         let (index, rows) = (&mut self.index, &mut self.stored);
         // What fails inside is kept, and the failure given afterwards.
         let mut failed = None;
@@ -174,6 +247,8 @@ impl<'t, 'b> Rows<'t, 'b> {
         if let Some(e) = failed {
             return Err(e.into());
         }
-        Ok((counted, before.saturating_sub(counted.entries)))
+        let lost = before.saturating_sub(counted.entries);
+        let stray = rows_before.saturating_sub(self.stored.len()?);
+        Ok(Mended { totals: counted, lost, stray })
     }
 }

@@ -1,0 +1,161 @@
+//! Verification: the check of a whole file by whoever asks for it, and its repair by the writer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::engine::Core;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::disk::{Check, Found, Step};
+
+/// How to verify; see [`ByteCache::verify_with`](crate::ByteCache::verify_with).
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, VerifyOptions};
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder().path(folder.path().join("cache.larder")).open()?;
+/// cache.insert(b"key", b"value")?;
+/// cache.flush()?;
+/// let mut seen = (0, 0);
+/// let options = VerifyOptions::default().repair(true).progress(|done, total| seen = (done, total));
+/// let report = cache.verify_with(options)?;
+/// assert!(report.is_ok() && report.repaired == 0);
+/// assert_eq!(seen, (1, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default)]
+#[must_use = "nothing is verified until these are handed to `verify_with`"]
+pub struct VerifyOptions<'p> {
+    repair: bool,
+    progress: Option<Box<dyn FnMut(u64, u64) + 'p>>,
+}
+
+impl fmt::Debug for VerifyOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifyOptions").field("repair", &self.repair).finish_non_exhaustive()
+    }
+}
+
+impl<'p> VerifyOptions<'p> {
+    /// Whether to put right what is found. Damaged rows are dropped. Default: no.
+    pub fn repair(mut self, repair: bool) -> Self {
+        self.repair = repair;
+        self
+    }
+
+    /// Is called with the rows looked at so far and their number, about a thousand rows apart, and
+    /// once at the end. Nothing is held meanwhile, so it may sleep to go easy on the disk.
+    pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'p) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+}
+
+/// What verifying found: all zero, except for the first three, if the file is sound.
+///
+/// # Examples
+///
+/// ```
+/// use larder::ByteCache;
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder().path(folder.path().join("cache.larder")).open()?;
+/// cache.insert(b"key", b"value")?;
+/// cache.flush()?;
+/// let report = cache.verify()?;
+/// assert!(report.is_ok());
+/// assert_eq!((report.entries, report.bytes, report.rows), (1, 8, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Entries on disk, as of the commit that was the last one when all rows had been seen.
+    pub entries: u64,
+    /// The sum of their charges, as counted.
+    pub bytes: u64,
+    /// Rows that were read and checked.
+    pub rows: u64,
+    /// Rows whose checksum is wrong, or whose value is none of the type.
+    pub damaged: u64,
+    /// Keys that lead to no row.
+    pub missing_rows: u64,
+    /// Rows that no key leads to.
+    pub stray_rows: u64,
+    /// Entries that are not in the order of eviction.
+    pub unordered: u64,
+    /// Entries whose deadline is not listed, and listed deadlines that are no entry's.
+    pub wrong_deadlines: u64,
+    /// Whether the file's own sums are not what was counted.
+    pub wrong_totals: bool,
+    /// Faults that were put right, if that was asked for. The figures above are those from before.
+    pub repaired: u64,
+}
+
+impl VerifyReport {
+    /// Whether nothing was found.
+    pub fn is_ok(&self) -> bool {
+        let Self { damaged, missing_rows, stray_rows, unordered, wrong_deadlines, .. } = self;
+        let faults = [damaged, missing_rows, stray_rows, unordered, wrong_deadlines];
+        !self.wrong_totals && faults.iter().all(|count| **count == 0)
+    }
+
+    fn of(found: Found, repaired: u64) -> Self {
+        Self {
+            entries: found.entries,
+            bytes: found.bytes,
+            rows: found.rows,
+            damaged: found.damaged,
+            missing_rows: found.missing,
+            stray_rows: found.stray,
+            unordered: found.unordered,
+            wrong_deadlines: found.deadlines,
+            wrong_totals: found.wrong_totals,
+            repaired,
+        }
+    }
+}
+
+impl Core {
+    /// Checks the file as of the last commits, a slice at a time. One at a time; others wait.
+    pub(crate) fn verify(&self, mut options: VerifyOptions<'_>) -> Result<VerifyReport> {
+        self.check_open()?;
+        let Some(disk) = &self.disk else { return Ok(VerifyReport::default()) };
+        let _one = disk.verifying.lock();
+        let mut check = Check::start(&disk.disk);
+        loop {
+            self.check_open()?;
+            let step = check.step(&|record| self.is_valid(record)).map_err(|failure| {
+                self.counts.disk_errors.add(1);
+                disk.queue.suspect(&failure.to_string());
+                failure.into_error("cannot verify the cache file")
+            })?;
+            if let Some(progress) = &mut options.progress {
+                let (done, total) = check.progress();
+                progress(done, total);
+            }
+            match step {
+                Step::More => {}
+                Step::Done => break,
+                Step::NoDisk => {
+                    self.check_open()?;
+                    return Err(disk.unreadable());
+                }
+                Step::TooBusy => {
+                    let sentence = "cannot verify the cache file, since everything in it was \
+                                    replaced too often meanwhile; try again";
+                    return Err(Error::new(ErrorKind::Busy, sentence));
+                }
+            }
+        }
+        let (found, repair) = check.finish();
+        if !options.repair || !repair.is_needed() {
+            return Ok(VerifyReport::of(found, 0));
+        }
+        let repair = Arc::new(repair);
+        disk.queue.repair(Arc::clone(&repair))?;
+        Ok(VerifyReport::of(found, repair.done()))
+    }
+}
