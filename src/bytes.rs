@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
-use crate::engine::{Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
+use crate::engine::{CompactReport, Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
 use crate::entry::{ByteEntry, InsertOptions};
 use crate::error::Result;
 use crate::handle::state_and_life;

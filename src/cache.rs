@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
-use crate::engine::{Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
+use crate::engine::{CompactReport, Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
 use crate::entry::{Entry, Found, InsertOptions, RemovalCause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::state_and_life;

@@ -260,6 +260,25 @@ macro_rules! state_and_life {
             self.engine.verify(options)
         }
 
+        /// Makes the file as small as it can be: copies it without its dead space, and puts the copy
+        /// in its place. Reads and writes go on meanwhile; a write that waits for a commit waits some
+        /// 100 ms longer at most. The folder needs room for the copy. A crash leaves the old file or the
+        /// new one, complete. Damaged rows are left out. In memory only, nothing is done.
+        ///
+        /// The cache does this by itself when the file occupies twice as many bytes as its
+        /// entries, unless a copy would be hardly smaller.
+        ///
+        /// # Errors
+        ///
+        /// `Io` if the copy cannot be made: the old file stays in use. `Closed`.
+        ///
+        /// # Examples
+        ///
+        /// See [`CompactReport`].
+        pub fn compact(&self) -> Result<CompactReport> {
+            self.engine.compact()
+        }
+
         /// Checks every structural invariant of the memory tier, at a quiet moment, and says which
         /// one is broken. For tests: it walks everything.
         ///

@@ -56,7 +56,7 @@ pub use builder::Builder;
 pub use bytes::ByteCache;
 pub use cache::Cache;
 pub use config::{DamagePolicy, ErrorPolicy, SchemaPolicy, WhenFull, WritePolicy};
-pub use engine::{VerifyOptions, VerifyReport};
+pub use engine::{CompactReport, VerifyOptions, VerifyReport};
 pub use entry::{ByteEntry, Entry, InsertOptions, RemovalCause, Tier};
 pub use error::{Error, ErrorKind, Result};
 pub use health::{Health, TierHealth};

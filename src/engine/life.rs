@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::{Config, DamagePolicy, SchemaPolicy, WritePolicy};
 use crate::engine::health::Degraded;
 use crate::engine::queue::{Bounds, Queue};
-use crate::engine::{Core, DiskSide, Garbage, Lifetimes, sweep, writer};
+use crate::engine::{CompactReport, Core, DiskSide, Garbage, Lifetimes, sweep, writer};
 use crate::entry::Age;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Memory;
@@ -90,6 +90,7 @@ impl Engine {
             limits: Mutex::new(config.disk),
             room: Mutex::new(None),
             degraded: Degraded::default(),
+            compacted: Mutex::new(Ok(CompactReport::default())),
             verifying: Mutex::new(()),
             touched: AtomicUsize::new(0),
             next_deadline: AtomicU64::new(NEVER),

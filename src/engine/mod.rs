@@ -21,7 +21,9 @@
 //! A caller's code that panics (a weigher, a `Serialize`, a listener, a closure of `view`) does so
 //! before the first change or after the last.
 
+mod asked;
 mod batch;
+mod compact;
 mod health;
 mod life;
 mod pending;
@@ -56,6 +58,7 @@ use pending::Side;
 use queue::Queue;
 
 pub(crate) use batch::Item;
+pub use compact::CompactReport;
 pub(crate) use life::{Engine, Schema};
 pub(crate) use remove::Removal;
 pub use verify::{VerifyOptions, VerifyReport};
@@ -85,6 +88,8 @@ struct DiskSide {
     /// The most entries that the device had room for when it was last found full.
     room: Mutex<Option<u64>>,
     degraded: Degraded,
+    /// What came of the last compaction.
+    compacted: Mutex<std::result::Result<CompactReport, String>>,
     /// Held by whoever verifies the file.
     verifying: Mutex<()>,
     /// How many touches all shards hold; see [`Side`].

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::engine::asked::Asked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;
 use crate::store::disk::Repair;
@@ -82,6 +83,19 @@ impl Load {
 /// A commit takes that much at once, too, so that who waits for room does not wait long.
 const EARLY_FRACTION: usize = 8;
 
+/// Small commits take so much less.
+const SMALL_FRACTION: usize = 4;
+
+/// How much the writer takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Full,
+    /// Little, for the sake of the file's size.
+    Small,
+    /// Little, since it does something else between the commits: who waits, waits for both.
+    Shared,
+}
+
 /// The queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -115,6 +129,7 @@ struct State {
     flushes: Asked<()>,
     sweeps: Asked<Sweep>,
     repairs: Asked<Arc<Repair>>,
+    compactions: Asked<()>,
     hurry: bool,
     closing: bool,
     closed: bool,
@@ -132,43 +147,6 @@ impl State {
     /// What counts against the bounds (Q2): what is in a commit that fails could not be given up.
     fn held(&self) -> Load {
         if self.failing.is_some() { self.load.minus(self.working) } else { self.load }
-    }
-}
-
-/// What callers ask the writer for, and wait for: it is done with the first commit that has all that
-/// was queued when they asked, so nobody waits for what others go on queueing.
-#[derive(Debug)]
-struct Asked<T> {
-    /// The ticket of each, the last number at that time, and what was asked; at most two.
-    open: VecDeque<(u64, u64, T)>,
-    /// The last ticket given out, and the last one answered.
-    last: u64,
-    done: u64,
-}
-
-impl<T> Default for Asked<T> {
-    fn default() -> Self {
-        Self { open: VecDeque::new(), last: 0, done: 0 }
-    }
-}
-
-impl<T> Asked<T> {
-    /// Gives the ticket. Those that come while one is open are answered together, behind it.
-    fn ask(&mut self, number: u64, what: T) -> u64 {
-        self.last += 1;
-        self.open.truncate(1);
-        self.open.push_back((self.last, number, what));
-        self.last
-    }
-
-    /// Takes what a commit up to `number` answers; gives the last ticket of it.
-    fn take(&mut self, number: u64) -> Option<(u64, T)> {
-        let due = self.open.iter().take_while(|(_, asked, _)| *asked <= number).count();
-        self.open.drain(..due).next_back().map(|(ticket, _, what)| (ticket, what))
-    }
-
-    fn answer(&mut self, ticket: Option<u64>) {
-        self.done = self.done.max(ticket.unwrap_or(0));
     }
 }
 
@@ -211,6 +189,8 @@ pub(crate) struct Work {
     pub(crate) flush: Option<u64>,
     pub(crate) sweep: Option<(Sweep, u64)>,
     pub(crate) repair: Option<(Arc<Repair>, u64)>,
+    /// Begin a compaction, and say when it is done.
+    pub(crate) compact: Option<u64>,
     /// Open the database anew first, for this reason.
     pub(crate) suspect: Option<String>,
     pub(crate) close: bool,
@@ -463,6 +443,21 @@ impl Queue {
         self.wait_until(self.state.lock(), |state| state.sweeps.done >= ticket)
     }
 
+    /// Asks for a compaction and waits for its end.
+    pub(crate) fn compact(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let last = state.last;
+        let ticket = state.compactions.ask(last, ());
+        self.work.notify_one();
+        self.wait_until(state, |state| state.compactions.done >= ticket)
+    }
+
+    /// A compaction has ended. For the writer.
+    pub(crate) fn compacted(&self, ticket: Option<u64>) {
+        self.state.lock().compactions.answer(ticket);
+        self.progress.notify_all();
+    }
+
     /// Tells the writer that a read failed.
     pub(crate) fn suspect(&self, reason: &str) {
         let mut state = self.state.lock();
@@ -517,21 +512,26 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Waits until there is something to do, and takes it (Q3). For the writer.
-    pub(crate) fn next(&self) -> Work {
+    /// Waits until there is something to do, and takes it (Q3); `None` instead of waiting if the writer
+    /// has something else to do. For the writer.
+    pub(crate) fn next(&self, pace: Pace) -> Option<Work> {
         let mut state = self.state.lock();
         loop {
             let due = state.oldest.map(|oldest| oldest + self.bounds.delay);
-            let asked = !state.flushes.open.is_empty()
-                || !state.sweeps.open.is_empty()
-                || !state.repairs.open.is_empty()
+            let asked = !state.flushes.is_empty()
+                || !state.sweeps.is_empty()
+                || !state.repairs.is_empty()
+                || !state.compactions.is_empty()
                 || state.closing && state.rooms == 0
                 || state.hurry;
             let commit = due.is_some_and(|due| {
                 self.is_early(&state) || state.waiting > 0 || monotonic() >= due
             });
             if commit || asked {
-                return take(&mut state, self.bounds);
+                return Some(take(&mut state, self.bounds, pace));
+            }
+            if pace == Pace::Shared {
+                return None;
             }
             if let Some(due) = due {
                 let _ = self.work.wait_until(&mut state, due);
@@ -605,15 +605,19 @@ fn not_durable(reason: &str) -> Error {
 }
 
 /// Takes what is queued, up to the limits of one commit, and no batch in part (Q3).
-fn take(state: &mut State, bounds: Bounds) -> Work {
+fn take(state: &mut State, bounds: Bounds, pace: Pace) -> Work {
+    let fraction = match pace {
+        Pace::Full => EARLY_FRACTION,
+        Pace::Small | Pace::Shared => EARLY_FRACTION * SMALL_FRACTION,
+    };
     let (mut ops, mut load) = (Vec::new(), Load::NONE);
     let mut joined = false;
     while let Some(op) = state.queued.pop_front() {
         joined = op.joined;
         load = load.plus(Load::of(&op.change));
         ops.push(op);
-        let full = load.ops >= bounds.ops_max / EARLY_FRACTION
-            || load.bytes >= bounds.bytes_max / EARLY_FRACTION;
+        let full =
+            load.ops >= bounds.ops_max / fraction || load.bytes >= bounds.bytes_max / fraction;
         if full && !joined {
             break;
         }
@@ -635,6 +639,7 @@ fn take(state: &mut State, bounds: Bounds) -> Work {
         flush: state.flushes.take(number).map(|(ticket, ())| ticket),
         sweep: state.sweeps.take(number).map(|(ticket, sweep)| (sweep, ticket)),
         repair: state.repairs.take(number).map(|(ticket, repair)| (repair, ticket)),
+        compact: state.compactions.take(number).map(|(ticket, ())| ticket),
         suspect: state.suspect.take(),
         close: all && state.closing && state.rooms == 0,
     }

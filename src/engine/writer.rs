@@ -20,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::compact::Upkeep;
 use crate::engine::pending::What;
 use crate::engine::queue::Work;
 use crate::engine::{Core, DiskSide, Garbage};
@@ -47,7 +48,7 @@ const ROOM_PARTS: [u64; 3] = [10, 100, 1000];
 
 /// Whether to wait before the file is opened anew, or to give it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pause {
+pub(super) enum Pause {
     No,
     Yes,
     Hopeless,
@@ -57,11 +58,17 @@ enum Pause {
 pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
     let Some(disk) = &core.disk else { return };
     disk.queue.set_writer(thread::current().id());
+    let mut upkeep = Upkeep::default();
     loop {
-        let work = disk.queue.next();
-        let close = work.close;
+        let work = disk.queue.next(upkeep.pace(&writer));
+        let close = work.as_ref().is_some_and(|work| work.close);
         // Nothing below panics as far as we know; if it does, the batch is as if it had failed.
-        let step = AssertUnwindSafe(|| core.work_off(disk, &mut writer, &work));
+        let step = AssertUnwindSafe(|| {
+            work.is_none_or(|work| {
+                upkeep.ask(&work);
+                core.work_off(disk, &mut writer, &work)
+            }) && (close || core.keep_compact(disk, &mut writer, &mut upkeep))
+        });
         let kept = catch_unwind(step).unwrap_or_else(|_| {
             core.degraded(disk, "the writer stopped after a panic");
             false
@@ -230,7 +237,7 @@ impl Core {
 
     /// Opens the file anew, however often that takes, or another in its place. Gives the number of its
     /// last batch, and whether to go on.
-    fn recover(
+    pub(super) fn recover(
         &self,
         disk: &DiskSide,
         writer: &mut Writer,

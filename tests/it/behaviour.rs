@@ -469,12 +469,23 @@ fn what_expires_in_a_file_that_was_opened_is_swept() {
 
 #[test]
 fn a_killed_process_leaves_a_prefix_of_what_it_wrote() {
+    killed("write", 4);
+}
+
+/// Whatever it was about to do with the copy.
+#[test]
+fn a_process_killed_during_compactions_leaves_a_prefix_of_what_it_wrote() {
+    killed("write and compact", 12);
+}
+
+/// Kills a process that does a task, so many times, and looks at what it left.
+fn killed(task: &str, times: u32) {
     let seed = seed();
     let mut rng = Rng::new(seed);
-    for _ in 0..4 {
+    for _ in 0..times {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache.larder");
-        let mut child = Child::start("write", &path);
+        let mut child = Child::start(task, &path);
         let flushed = (0..=rng.below(4)).map(|_| child.hear().unwrap()).last();
         let flushed: u64 = flushed.unwrap().parse().unwrap();
         // At any point of what it does next.
@@ -495,6 +506,7 @@ fn a_killed_process_leaves_a_prefix_of_what_it_wrote() {
         }
         assert_eq!((cache.keys().count() as u64, cache.len()), (count, count));
         assert_eq!(cache.disk_bytes(), bytes, "LARDER_SEED={seed}");
+        assert!(cache.verify().unwrap().is_ok(), "LARDER_SEED={seed}");
         cache.insert(b"more", b"value").unwrap();
         cache.close().unwrap();
     }

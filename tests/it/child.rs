@@ -141,8 +141,8 @@ fn hold(path: &Path) {
 }
 
 /// Inserts entries in order through write-behind, and says after each flush how many there were. Ends
-/// by being killed.
-fn write(path: &Path) {
+/// by being killed. Meanwhile there is one compaction after the other, if wanted.
+fn write(path: &Path, compact: bool) {
     let policy = WritePolicy::Behind {
         max_delay: Duration::from_millis(1),
         max_pending_ops: 1 << 10,
@@ -151,6 +151,14 @@ fn write(path: &Path) {
     };
     let builder = ByteCache::builder().path(path).write_policy(policy).memory_max_entries(10);
     let cache = builder.open().unwrap();
+    if compact {
+        let cache = cache.clone();
+        std::thread::spawn(move || {
+            loop {
+                cache.compact().unwrap();
+            }
+        });
+    }
     for n in 0..10_000_000 {
         let (key, value) = nth(n);
         cache.insert(&key, &value).unwrap();
@@ -167,7 +175,8 @@ fn does_what_its_parent_asks() {
     let (Ok(task), Ok(path)) = (std::env::var(TASK), std::env::var(PATH)) else { return };
     match task.as_str() {
         "hold" => hold(path.as_ref()),
-        "write" => write(path.as_ref()),
+        "write" => write(path.as_ref(), false),
+        "write and compact" => write(path.as_ref(), true),
         "fail" => crate::failure::fail_and_recover(path.as_ref()),
         "fail and remove" => crate::failure::fail_and_remove(path.as_ref()),
         "fail strictly" => crate::failure::fail_strictly(path.as_ref()),

@@ -1,9 +1,18 @@
-//! Looking after the file: verification finds what is wrong with it, and puts it right.
+//! Looking after the file: verification finds what is wrong with it, and puts it right; compaction makes it
+//! small and loses nothing.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{ByteCache, Cache, ErrorKind, InsertOptions, VerifyOptions, VerifyReport};
+use larder::testing::{Device, Volume};
+use larder::{
+    ByteCache, Cache, CompactReport, ErrorKind, InsertOptions, ManualClock, Timestamp,
+    VerifyOptions, VerifyReport, WhenFull, WritePolicy,
+};
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::files::{ENTRIES, INDEX, META, Place, ROWS, content, flip, name, place};
@@ -316,4 +325,316 @@ fn verification_of_a_busy_cache_finds_nothing() {
     let report = cache.verify().unwrap();
     assert!(report.is_ok());
     assert_eq!((report.entries, report.bytes), (cache.disk_len(), cache.disk_bytes()));
+}
+
+/// Everything that an entry has, by key.
+fn all_of(cache: &ByteCache) -> Vec<String> {
+    let line = |entry: larder::ByteEntry| {
+        let tags: Vec<_> = entry.tags().collect();
+        let metadata: Vec<_> = entry.metadata().collect();
+        let times = (entry.created_at(), entry.accessed_at(), entry.expires_at());
+        format!("{:?} {:?} {times:?} {tags:?} {metadata:?}", entry.key(), &entry[..])
+    };
+    cache.iter().map(|entry| line(entry.unwrap())).collect()
+}
+
+#[cfg(unix)]
+pub(crate) fn occupied(place: &Place) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&place.path).unwrap()) * 512
+}
+
+/// `check` of this cache, and of the same one closed and opened again.
+fn now_and_reopened(
+    cache: &ByteCache,
+    builder: impl Fn() -> larder::Builder<ByteCache>,
+    check: impl Fn(&ByteCache),
+) -> ByteCache {
+    check(cache);
+    cache.clone().close().unwrap();
+    let cache = builder().open().unwrap();
+    check(&cache);
+    cache
+}
+
+#[test]
+#[cfg(unix)]
+fn compaction_keeps_everything_and_gives_space_back() {
+    let place = place();
+    let clock = ManualClock::new(Timestamp::from_secs(1_000_000));
+    let builder = || place.builder().memory_max_entries(50).clock(clock.clone());
+    let cache = builder().open().unwrap();
+    for n in 0..4_000_u32 {
+        clock.advance(Duration::from_millis(1));
+        let ttl = Duration::from_secs(u64::from(n % 100) + 10);
+        let options = InsertOptions::default().metadata([("n", n.to_string())]);
+        let options = if n % 3 == 0 { options.ttl(ttl) } else { options };
+        let options = if n % 5 == 0 { options.tags(["five"]) } else { options };
+        cache.insert_with(&n.to_be_bytes(), &vec![7; 2_000], &options).unwrap();
+    }
+    cache.flush().unwrap();
+    let full = occupied(&place);
+    for n in (0..4_000_u32).filter(|n| n % 10 != 0) {
+        assert!(cache.invalidate(&n.to_be_bytes()).unwrap());
+    }
+    // Recency that is not that of the writes.
+    for n in (0..4_000_u32).rev().filter(|n| n % 20 == 0) {
+        clock.advance(Duration::from_millis(1));
+        assert!(cache.get(&n.to_be_bytes()).unwrap().is_some());
+    }
+    cache.flush().unwrap();
+    let (before, held) = (all_of(&cache), (cache.disk_len(), cache.disk_bytes()));
+    let report = cache.compact().unwrap();
+    // It may have been compacted by itself before.
+    assert!(report.occupied_before >= report.occupied_after, "{report:?}");
+    assert!(report.occupied_after < full / 4, "{report:?}, {full} when full");
+    assert_eq!((report.occupied_after, report.dropped), (occupied(&place), 0));
+    assert!(!place.beside(".new").exists());
+    let cache = now_and_reopened(&cache, builder, |cache| {
+        assert!(all_of(cache) == before);
+        assert_eq!((cache.disk_len(), cache.disk_bytes()), held);
+        assert!(cache.verify().unwrap().is_ok());
+    });
+    // What was read last is kept: 0 is the very last one, 20 the one before.
+    cache.set_disk_limits(Some(3), None).unwrap();
+    let kept: Vec<_> = cache.keys().map(Result::unwrap).collect();
+    assert_eq!(kept, [0_u32, 20, 40].map(u32::to_be_bytes));
+    clock.advance(Duration::from_secs(1_000));
+    cache.purge_expired().unwrap();
+    assert_eq!(cache.keys().count(), 2, "0 had a deadline");
+    assert!(cache.verify().unwrap().is_ok());
+}
+
+#[test]
+fn compaction_leaves_damaged_rows_out() {
+    let place = filled();
+    assert!(flip(&place, &content(7)) * flip(&place, &content(8)) > 0);
+    let cache = place.builder().open().unwrap();
+    let report = cache.compact().unwrap();
+    assert_eq!((report.dropped, cache.stats().corrupt), (2, 2));
+    assert_eq!(cache.disk_len(), u64::from(ENTRIES) - 2);
+    let verified = cache.verify().unwrap();
+    assert!(verified.is_ok(), "{verified:?}");
+    for n in 0..ENTRIES {
+        let found = cache.get(&name(n)).unwrap();
+        assert_eq!(found.is_some(), n != 7 && n != 8);
+        assert!(found.is_none_or(|entry| entry[..] == content(n)[..]));
+    }
+}
+
+#[test]
+fn compaction_without_a_disk_or_after_the_end() {
+    let cache = ByteCache::builder().memory_max_entries(10).open().unwrap();
+    assert_eq!(cache.compact().unwrap(), CompactReport::default());
+    let place = filled();
+    let cache = place.builder().open().unwrap();
+    let clone = cache.clone();
+    cache.close().unwrap();
+    assert_eq!(clone.compact().unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// One compaction after the other, while a map says what each key has to be.
+fn compact_under_load(policy: WritePolicy, ops: u32) {
+    let _watchdog = Watchdog::start(format!("compaction under load, {policy:?}"));
+    let place = place();
+    let builder = || place.builder().write_policy(policy);
+    let cache = builder().memory_max_entries(200).open().unwrap();
+    let mut rng = Rng::new(seed());
+    let mut model: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (cache, done) = (&cache, &done);
+        let compactions = scope.spawn(move || {
+            let mut count = 0;
+            while !done.load(Ordering::Acquire) {
+                let report = cache.compact().unwrap();
+                assert_eq!(report.dropped, 0);
+                count += 1;
+            }
+            count
+        });
+        let _ended = SetWhenDropped(done);
+        for n in 0..ops {
+            let key = rng.below(3_000);
+            match rng.below(10) {
+                0..6 => {
+                    let value = n.to_be_bytes().repeat(rng.index(300));
+                    cache.insert(&key.to_be_bytes(), &value).unwrap();
+                    model.insert(key, value);
+                }
+                6 => {
+                    let there = cache.invalidate(&key.to_be_bytes()).unwrap();
+                    assert_eq!(there, model.remove(&key).is_some());
+                }
+                _ => {
+                    let found = cache.get(&key.to_be_bytes()).unwrap();
+                    assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "{key}");
+                }
+            }
+            if n % (ops / 16) == ops / 32 {
+                cache.clear().unwrap();
+                model.clear();
+            }
+        }
+        done.store(true, Ordering::Release);
+        assert!(compactions.join().unwrap() > 1);
+    });
+    cache.flush().unwrap();
+    now_and_reopened(&cache, builder, |cache| {
+        let report = cache.verify().unwrap();
+        assert!(report.is_ok(), "{report:?}");
+        let number = |key: &[u8]| u64::from_be_bytes(key.try_into().unwrap());
+        let found = cache.iter().map(Result::unwrap);
+        let found: BTreeMap<_, _> = found.map(|e| (number(e.key()), e.to_vec())).collect();
+        assert!(found == model);
+        assert_eq!(cache.stats().corrupt, 0);
+    });
+}
+
+#[test]
+fn compaction_under_load_loses_nothing() {
+    let behind = WritePolicy::Behind {
+        max_delay: Duration::from_millis(2),
+        max_pending_ops: 2_000,
+        max_pending_bytes: 1 << 20,
+        when_full: WhenFull::default(),
+    };
+    compact_under_load(behind, 60_000);
+    compact_under_load(WritePolicy::Through, 1_500);
+}
+
+/// Files in memory, and an operation on a name that fails.
+#[derive(Debug, Default)]
+struct Fragile {
+    files: Mutex<BTreeMap<PathBuf, Arc<Mutex<Vec<u8>>>>>,
+    /// What fails, and how often.
+    failing: Mutex<Option<(&'static str, u32)>>,
+}
+
+impl Fragile {
+    fn fail(&self, what: &str) -> io::Result<()> {
+        let mut failing = self.failing.lock().unwrap();
+        match &mut *failing {
+            Some((failing, times)) if *failing == what && *times > 0 => {
+                *times -= 1;
+                Err(io::Error::other(format!("{what} fails")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn names(&self) -> Vec<PathBuf> {
+        self.files.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+#[derive(Debug)]
+struct FragileFile {
+    volume: Arc<Fragile>,
+    bytes: Arc<Mutex<Vec<u8>>>,
+    is_new: bool,
+}
+
+#[derive(Debug)]
+struct FragileVolume(Arc<Fragile>);
+
+impl FragileVolume {
+    fn device(&self, path: &Path, bytes: &Arc<Mutex<Vec<u8>>>) -> Box<dyn Device> {
+        let is_new = path.extension().is_some_and(|extension| extension == "new");
+        Box::new(FragileFile { volume: Arc::clone(&self.0), bytes: Arc::clone(bytes), is_new })
+    }
+}
+
+impl Volume for FragileVolume {
+    fn open(&self, path: &Path) -> io::Result<Option<Box<dyn Device>>> {
+        let files = self.0.files.lock().unwrap();
+        Ok(files.get(path).map(|bytes| self.device(path, bytes)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Device>> {
+        self.0.fail("create")?;
+        let bytes = Arc::default();
+        self.0.files.lock().unwrap().insert(path.to_owned(), Arc::clone(&bytes));
+        Ok(self.device(path, &bytes))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.fail("rename")?;
+        let mut files = self.0.files.lock().unwrap();
+        let bytes = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(to.to_owned(), bytes);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let removed = self.0.files.lock().unwrap().remove(path);
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_names(&self, _: &Path) -> io::Result<()> {
+        self.0.fail("sync of the names")
+    }
+}
+
+impl Device for FragileFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let at = usize::try_from(offset).unwrap();
+        let bytes = self.bytes.lock().unwrap();
+        let found = bytes.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.is_new {
+            self.volume.fail("write")?;
+        }
+        let at = usize::try_from(offset).unwrap();
+        self.bytes.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.bytes.lock().unwrap().resize(usize::try_from(len).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.is_new { self.volume.fail("sync") } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_compaction_that_fails_leaves_the_file_in_use() {
+    for what in ["create", "write", "sync", "rename", "sync of the names"] {
+        let fragile = Arc::new(Fragile::default());
+        let volume: Arc<dyn Volume> = Arc::new(FragileVolume(Arc::clone(&fragile)));
+        let path = Path::new("cache.larder");
+        let open = || ByteCache::builder().path(path).volume(Arc::clone(&volume)).open().unwrap();
+        let cache = open();
+        for n in 0..500_u32 {
+            cache.insert(&n.to_be_bytes(), &[7; 1_000]).unwrap();
+        }
+        cache.flush().unwrap();
+        let before = all_of(&cache);
+        *fragile.failing.lock().unwrap() = Some((what, 1));
+        let error = cache.compact().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{what}");
+        let sentence = error.to_string();
+        assert!(sentence.contains(what) && sentence.contains("cannot compact"), "{sentence}");
+        assert_eq!(fragile.names(), [path], "{what}");
+        // It goes on, and a later one works.
+        cache.insert(b"more", b"value").unwrap();
+        cache.flush().unwrap();
+        assert_eq!(cache.stats().pending_ops, 0, "{what}");
+        cache.compact().unwrap();
+        assert!(cache.invalidate(b"more").unwrap());
+        cache.close().unwrap();
+        let cache = open();
+        assert!(all_of(&cache) == before, "{what}");
+        assert!(cache.verify().unwrap().is_ok(), "{what}");
+    }
 }

@@ -11,8 +11,19 @@ use crate::sync::Mutex;
 pub(super) struct Changes {
     /// Rows that were taken out: place and charge.
     pub(super) taken: Vec<(u64, u64)>,
+    /// Keys that were given another stamp.
+    pub(super) touched: Vec<Box<[u8]>>,
     /// Anything may be different.
     pub(super) all: bool,
+}
+
+impl Changes {
+    /// Adds what the next commit changed.
+    pub(super) fn add(&mut self, next: Self) {
+        self.taken.extend(next.taken);
+        self.touched.extend(next.touched);
+        self.all |= next.all;
+    }
 }
 
 /// The changes of commits, each with the number of the snapshot that shows it, for one watcher.
@@ -42,7 +53,9 @@ impl Log {
     pub(super) fn leave(&self, epoch: u64, changes: Option<Changes>) {
         if let Some(log) = &mut *self.0.lock() {
             let unknown = || Changes { all: true, ..Changes::default() };
-            log.push((epoch, changes.unwrap_or_else(unknown)));
+            // No watcher looks at stamps.
+            let known = changes.map(|changes| Changes { touched: Vec::new(), ..changes });
+            log.push((epoch, known.unwrap_or_else(unknown)));
             if log.iter().map(|(_, changes)| changes.taken.len()).sum::<usize>() > TAKEN_MAX {
                 let first = log.first().map_or(epoch, |(first, _)| *first);
                 *log = vec![(first, unknown())];

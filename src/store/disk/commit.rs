@@ -57,7 +57,8 @@ impl Writer {
         };
         let sweep_from = std::mem::take(&mut self.sweep_from);
         let totals = self.totals;
-        let changes = self.disk.changes.begin();
+        let watched = self.compaction.is_some().then(Changes::default);
+        let changes = self.disk.changes.begin().or(watched);
         let (outcome, sweep_from, changes) = guarded(|| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
@@ -80,10 +81,34 @@ impl Writer {
         })?;
         self.sweep_from = sweep_from;
         self.totals = outcome.totals;
+        if let (Some(compaction), Some(changes)) = (&mut self.compaction, &changes) {
+            compaction.follow(changes.clone());
+        }
         self.disk.changes.leave(self.disk.epoch() + 1, changes);
         self.refresh()?;
         Ok(outcome)
     }
+}
+
+/// Puts rows into a table of moments: most of them behind all that are there.
+pub(super) fn append_moments(
+    table: &mut Table<'_, &'static [u8], ()>,
+    rows: &mut Vec<&[u8]>,
+) -> Result<(), Failure> {
+    rows.sort_unstable();
+    rows.dedup();
+    let last = table.last()?.map(|(row, _)| row.value().to_vec());
+    let older = last.map_or(0, |last| rows.partition_point(|row| *row <= last.as_slice()));
+    let (older, newer) = rows.split_at(older);
+    for row in older {
+        table.insert(*row, ())?;
+    }
+    let mut end = table.upper_bound_mut(Bound::<&[u8]>::Unbounded)?;
+    for row in newer {
+        end.insert_before(*row, &())?;
+    }
+    end.close()?;
+    Ok(())
 }
 
 /// A transaction with its tables open.
@@ -266,20 +291,7 @@ impl<'t, 'b> Work<'t, 'b> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let mut rows: Vec<&[u8]> =
             starts.zip(&ends).filter_map(|(from, to)| rows.get(from..*to)).collect();
-        rows.sort_unstable();
-        rows.dedup();
-        let last = self.order.last()?.map(|(row, _)| row.value().to_vec());
-        let older = last.map_or(0, |last| rows.partition_point(|row| *row <= last.as_slice()));
-        let (older, newer) = rows.split_at(older);
-        for row in older {
-            self.order.insert(*row, ())?;
-        }
-        let mut end = self.order.upper_bound_mut(Bound::<&[u8]>::Unbounded)?;
-        for row in newer {
-            end.insert_before(*row, &())?;
-        }
-        end.close()?;
-        Ok(())
+        append_moments(&mut self.order, &mut rows)
     }
 
     /// Step 2.
@@ -334,6 +346,9 @@ impl<'t, 'b> Work<'t, 'b> {
             if !own && self.expiry.remove(row.as_ref())?.is_some() {
                 done += 1;
             }
+        }
+        if done > 0 {
+            self.rows.everything_changed();
         }
         self.outcome.scrubbed += gone.len() as u64;
         self.outcome.repaired += done;

@@ -29,6 +29,7 @@
 mod changes;
 mod check;
 mod commit;
+mod compact;
 mod failure;
 mod lock;
 mod open;
@@ -47,6 +48,7 @@ use read::Memo;
 use volume::Base;
 
 pub(crate) use check::{Check, Found, Repair, Step};
+pub(crate) use compact::Compacted;
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
 pub(crate) use read::{Lookup, Row, Snapshot};
@@ -103,12 +105,21 @@ pub(crate) struct Writer {
     sweep_from: Vec<u8>,
     /// What readers remember of the index, from one snapshot to the next.
     memo: Arc<Memo>,
+    /// A copy being made.
+    compaction: Option<compact::Compaction>,
+    /// Whether the file got its name and that may not be durable.
+    unsynced_names: bool,
     options: Options,
     /// Held for as long as the file may be touched; dropped last.
     _lock: Option<lock::FileLock>,
 }
 
 impl Writer {
+    /// Whether there is a file to write to; if not, it has to be opened anew.
+    pub(crate) fn is_open(&self) -> bool {
+        self.database.is_some()
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         self.totals
     }
@@ -122,6 +133,7 @@ impl Writer {
 
     /// Opens the file that is there; readers do not see it yet.
     fn open_database(&mut self) -> Result<(), Failure> {
+        self.sync_names()?;
         let database = open::open_database(&self.options)?;
         self.totals = open::totals(&database)?;
         self.database = Some(database);
@@ -158,6 +170,7 @@ impl Writer {
 
     /// Closes the database, so that it can be opened again; keeps the lock.
     pub(crate) fn let_go(&mut self) {
+        self.cancel_compaction();
         self.disk.publish(None, self.totals);
         self.database = None;
     }

@@ -128,6 +128,8 @@ impl Opened {
             totals,
             sweep_from: Vec::new(),
             memo: Arc::new(Memo::new(options.cache_bytes)),
+            compaction: None,
+            unsynced_names: false,
             options: options.clone(),
             _lock: lock,
         };

@@ -188,6 +188,9 @@ impl<'t, 'b> Rows<'t, 'b> {
         let Some(mut entry) = self.index.get_mut(key)? else { return Ok(false) };
         let place = entry.value().0;
         entry.insert((place, stamp))?;
+        if let Some(changes) = &mut self.changes {
+            changes.touched.push(key.into());
+        }
         Ok(true)
     }
 
@@ -196,7 +199,7 @@ impl<'t, 'b> Rows<'t, 'b> {
         Ok(self.index.first()?.map(|(key, _)| key.value().to_vec()))
     }
 
-    fn everything_changed(&mut self) {
+    pub(super) fn everything_changed(&mut self) {
         if let Some(changes) = &mut self.changes {
             *changes = Changes { all: true, ..Changes::default() };
         }

@@ -242,6 +242,18 @@ impl Place {
         }
     }
 
+    /// Bytes that a file occupies, holes left out where the system tells; 0 if it is not there.
+    pub(super) fn occupied(&self, path: &Path) -> io::Result<u64> {
+        let occupied = match self {
+            Self::Files => fs::metadata(path).map(|metadata| blocks_bytes(&metadata)),
+            Self::Volume(volume) => match volume.open(path)? {
+                Some(device) => device.occupied(),
+                None => Ok(0),
+            },
+        };
+        occupied.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(0) } else { Err(e) })
+    }
+
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         match self {
             Self::Files => fs::rename(from, to),
@@ -269,6 +281,17 @@ impl Place {
             Self::Volume(volume) => volume.sync_names(path),
         }
     }
+}
+
+#[cfg(unix)]
+fn blocks_bytes(metadata: &fs::Metadata) -> u64 {
+    // Of 512 bytes each, whatever the file system's own blocks are.
+    std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
+}
+
+#[cfg(not(unix))]
+fn blocks_bytes(metadata: &fs::Metadata) -> u64 {
+    metadata.len()
 }
 
 /// A new file that only its owner may read: it holds whatever the program caches.

@@ -1,0 +1,215 @@
+//! Compaction as the engine sees it: when it begins by itself, who waits for it, what came of it.
+//!
+//! # When it begins by itself
+//!
+//! The file has dead space after random overwriting, since a page is free when all its rows are gone,
+//! and since a commit writes anew each page that it takes a row from, and frees the old one only after
+//! the next. So commits are made smaller when dead space builds up: that suffices under steady load.
+//! Else a copy is made when the file occupies so much more than its entries' charges, *and*
+//! so much more than a copy would: the engine learns what a copy occupies from the last one. So nothing
+//! is copied again and again where that does not help, such as many tiny entries.
+
+use std::time::Duration;
+
+use crate::engine::queue::{Pace, Work};
+use crate::engine::writer::Pause;
+use crate::engine::{Core, DiskSide};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Totals;
+use crate::store::disk::{Compacted, Failure, Writer};
+use crate::trace;
+
+/// Time for a slice of the copy, between two commits.
+const SLICE: Duration = Duration::from_millis(50);
+/// The occupied blocks are looked at after commits of so many bytes, ...
+const LOOK_AFTER_BYTES: u64 = 1 << 20;
+/// ... of which each commit and each operation counts for so many at least.
+const COMMIT_BYTES: u64 = 64 << 10;
+const OPERATION_BYTES: u64 = 4 << 10;
+/// A compaction begins above so many percent of the entries' charges, and of what a copy would occupy:
+/// 10 less than the 220 that are promised, for what is written while it goes on.
+const COMPACT_ABOVE: Percent = Percent { of_charge: 210, of_copy: 140 };
+/// Commits are smaller above.
+const SMALL_COMMITS_ABOVE: Percent = Percent { of_charge: 160, of_copy: 110 };
+/// So many bytes are on top of each: below that nothing is worth a copy.
+const FREE_BYTES: u64 = 4 << 20;
+/// What an entry takes besides its charge, roughly; the last copy tells more exactly.
+const ENTRY_BYTES: u64 = 100;
+
+/// A threshold for the occupied bytes: both have to be exceeded.
+#[derive(Debug, Clone, Copy)]
+struct Percent {
+    of_charge: u64,
+    of_copy: u64,
+}
+
+/// What [`ByteCache::compact`](crate::ByteCache::compact) did.
+///
+/// # Examples
+///
+/// ```
+/// use larder::ByteCache;
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder().path(folder.path().join("cache.larder")).open()?;
+/// for n in 0..1_000_u32 {
+///     cache.insert(&n.to_be_bytes(), &[0; 4_000])?;
+/// }
+/// cache.flush()?;
+/// cache.set_disk_limits(Some(10), None)?;
+/// let report = cache.compact()?;
+/// assert!(report.occupied_after < report.occupied_before);
+/// assert_eq!(cache.len(), 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Bytes that the file occupied before, holes left out.
+    pub occupied_before: u64,
+    /// Bytes that it occupies now.
+    pub occupied_after: u64,
+    /// Entries that were left out because their rows were damaged.
+    pub dropped: u64,
+}
+
+/// What the writer remembers of compactions.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// Who waits for the one under way, or for the next.
+    ticket: Option<u64>,
+    /// Bytes written since the occupied blocks were looked at.
+    written: u64,
+    /// What the last copy occupied, and what it was estimated to need.
+    learned: Option<(u64, u64)>,
+    /// After a failure none begins by itself below this.
+    not_below: u64,
+    /// Whether dead space builds up.
+    is_crowded: bool,
+}
+
+impl Upkeep {
+    /// Takes note of a piece of work.
+    pub(super) fn ask(&mut self, work: &Work) {
+        self.ticket = self.ticket.max(work.compact);
+        let puts = work.ops.iter().filter_map(|op| op.change.record());
+        let bytes =
+            puts.map(|record| OPERATION_BYTES.max(record.allocated_bytes() as u64)).sum::<u64>();
+        self.written = self.written.saturating_add(bytes).saturating_add(COMMIT_BYTES);
+    }
+
+    /// What a copy would occupy.
+    fn copy_bytes(&self, totals: Totals) -> u64 {
+        let need = need(totals);
+        match self.learned {
+            Some((occupied, needed)) => scale(need, occupied, needed),
+            None => need,
+        }
+    }
+
+    fn is_above(&self, occupied: u64, totals: Totals, percent: Percent) -> bool {
+        let by_charge = scale(totals.bytes, percent.of_charge, 100);
+        let by_copy = scale(self.copy_bytes(totals), percent.of_copy, 100);
+        occupied > by_charge.max(by_copy).saturating_add(FREE_BYTES)
+    }
+
+    /// Whether a compaction is asked for, or worth it.
+    fn wants(&mut self, writer: &Writer) -> bool {
+        if self.ticket.is_some() {
+            return true;
+        }
+        if self.written < LOOK_AFTER_BYTES {
+            return false;
+        }
+        self.written = 0;
+        let (Ok(occupied), totals) = (writer.occupied(), writer.totals()) else { return false };
+        self.is_crowded = self.is_above(occupied, totals, SMALL_COMMITS_ABOVE);
+        occupied > self.not_below && self.is_above(occupied, totals, COMPACT_ABOVE)
+    }
+
+    /// How much commits take at once.
+    pub(super) fn pace(&self, writer: &Writer) -> Pace {
+        if writer.is_compacting() {
+            Pace::Shared
+        } else if self.is_crowded {
+            Pace::Small
+        } else {
+            Pace::Full
+        }
+    }
+}
+
+fn need(totals: Totals) -> u64 {
+    totals
+        .bytes
+        .saturating_add(totals.entries.saturating_mul(ENTRY_BYTES))
+        .saturating_add(FREE_BYTES)
+}
+
+fn scale(value: u64, by: u64, of: u64) -> u64 {
+    let scaled = u128::from(value) * u128::from(by) / u128::from(of.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+impl Core {
+    /// Makes the file as small as it can be, and waits for that.
+    pub(crate) fn compact(&self) -> Result<CompactReport> {
+        self.check_open()?;
+        let Some(disk) = &self.disk else { return Ok(CompactReport::default()) };
+        disk.queue.compact()?;
+        let done = disk.compacted.lock();
+        match &*done {
+            Ok(report) => Ok(*report),
+            Err(sentence) => Err(Error::new(ErrorKind::Io, sentence.clone())),
+        }
+    }
+
+    /// Begins a compaction if it is asked for or due, and goes on with it; `false` if the cache is
+    /// closing and the disk fails. For the writer.
+    pub(super) fn keep_compact(
+        &self,
+        disk: &DiskSide,
+        writer: &mut Writer,
+        upkeep: &mut Upkeep,
+    ) -> bool {
+        let was = writer.is_compacting();
+        let begun = if !was && upkeep.wants(writer) { writer.begin_compaction() } else { Ok(()) };
+        if begun.is_ok() && !writer.is_compacting() {
+            return true;
+        }
+        let totals = writer.totals();
+        match begun.and_then(|()| writer.compact(SLICE)) {
+            Ok(None) => true,
+            Ok(Some(compacted)) => {
+                self.counts.corrupt.add(compacted.dropped);
+                upkeep.learned = Some((compacted.after, need(writer.totals())));
+                upkeep.not_below = 0;
+                disk.end_compaction(upkeep, Ok(compacted));
+                true
+            }
+            Err(failure) => {
+                // Not before it has grown by another half of its entries.
+                let occupied = writer.occupied().unwrap_or(u64::MAX);
+                upkeep.not_below = occupied.saturating_add(totals.bytes / 2);
+                trace::warn("a compaction failed; the file stays as it is", &failure);
+                disk.end_compaction(upkeep, Err(&failure));
+                writer.is_open() || self.recover(disk, writer, failure, Pause::No).1
+            }
+        }
+    }
+}
+
+impl DiskSide {
+    /// Answers whoever waits for a compaction.
+    fn end_compaction(&self, upkeep: &mut Upkeep, done: std::result::Result<Compacted, &Failure>) {
+        *self.compacted.lock() = match done {
+            Ok(Compacted { before, after, dropped }) => {
+                Ok(CompactReport { occupied_before: before, occupied_after: after, dropped })
+            }
+            Err(failure) => {
+                Err(format!("cannot compact the cache file: {failure}; it stays as it is"))
+            }
+        };
+        self.queue.compacted(upkeep.ticket.take());
+    }
+}

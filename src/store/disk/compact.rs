@@ -1,0 +1,406 @@
+//! Compaction: a copy of the file without its dead pages, made beside it and put in its place.
+//!
+//! The writer makes it, a slice at a time between commits, which go on in the old file. So no reader
+//! waits, and no snapshot is held.
+//!
+//! # How it works
+//!
+//! 1. Rows are copied in the order of their places, which they keep; each with its entry in the index,
+//!    its order row and its deadline. What is damaged, or leads nowhere, is left out.
+//! 2. A commit appends rows in front of the copy, which gets there in time. What it takes out behind
+//!    the copy, and the stamps that it changes, are noted and done in the copy before the next slice.
+//! 3. When all is copied, that is committed; then what came meanwhile is copied, and the meta rows.
+//! 4. The copy is closed, synced, and given the file's name; the folder is synced. Then readers get its
+//!    snapshot, and the old file is closed.
+//!
+//! # Invariants
+//!
+//! - **K1** between slices, the copy has exactly the rows of the old file below `from`, as of the
+//!   changes that it followed.
+//!
+//! # Failure
+//!
+//! Until the copy has the name, the old file is as it was, and the copy is removed; a crash leaves one
+//! that is removed at the next open. If the folder cannot be synced, nothing is written to the new file
+//! before it can: a power cut could bring the old one back.
+
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
+
+use crate::record::{Header, NEVER};
+use crate::store::Totals;
+use crate::store::disk::changes::Changes;
+use crate::store::disk::commit::append_moments;
+use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::lock::beside;
+use crate::store::disk::schema::{
+    EXPIRY, INDEX, META, ORDER, ROWS, TOTALS_ROW, moment_key, push_moment_key, split_row,
+};
+use crate::store::disk::volume::Base;
+use crate::store::disk::{Options, Writer, open};
+use crate::time::monotonic;
+
+/// The page cache of the copy, half of which may have to be written by its commit.
+const CACHE_BYTES: usize = 16 << 20;
+/// What is copied before the system is told to write it, so that the last sync does not take long.
+const SYNC_BYTES: u64 = 8 << 20;
+/// A slice copies at least so many rows for each that commits added, so that it gets in front.
+const ROWS_PER_ADDED: u64 = 2;
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Compacted {
+    /// Bytes occupied before and after.
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+    /// Entries that were left out because they were damaged.
+    pub(crate) dropped: u64,
+}
+
+/// A copy being made.
+pub(super) struct Compaction {
+    path: PathBuf,
+    /// What is copied and not committed; goes before the database does.
+    transaction: Option<WriteTransaction>,
+    database: Base,
+    /// The first place that is not copied (K1).
+    from: u64,
+    /// The first place that was free when the last slice ended.
+    end: u64,
+    copied: Totals,
+    changes: Changes,
+    /// Whether most of it is committed.
+    nearly: bool,
+    unsynced_bytes: u64,
+    before: u64,
+}
+
+impl std::fmt::Debug for Compaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compaction").field("from", &self.from).finish_non_exhaustive()
+    }
+}
+
+impl Compaction {
+    fn begin(options: &Options, old: &Database) -> Result<Self, Failure> {
+        let path = beside(&options.path, ".new");
+        let before = options.place.occupied(&options.path)?;
+        let database = guarded(|| options.place.create(&path, CACHE_BYTES))?;
+        let end = guarded(|| end_of(&old.begin_read()?.open_table(ROWS)?))?;
+        Ok(Self {
+            path,
+            database,
+            transaction: None,
+            from: 0,
+            end,
+            copied: Totals::default(),
+            changes: Changes::default(),
+            nearly: false,
+            unsynced_bytes: 0,
+            before,
+        })
+    }
+
+    /// Notes what a commit changed.
+    pub(super) fn follow(&mut self, changes: Changes) {
+        self.changes.add(changes);
+    }
+
+    /// Copies on for about this time; `true` when there is nothing left. No commit happens meanwhile.
+    fn slice(&mut self, old: &Database, time: Duration) -> Result<bool, Failure> {
+        let transaction = match self.transaction.take() {
+            Some(transaction) => transaction,
+            None => self.database.begin_write()?,
+        };
+        if self.changes.all {
+            for table in [ORDER, EXPIRY] {
+                transaction.delete_table(table)?;
+            }
+            transaction.delete_table(INDEX)?;
+            transaction.delete_table(ROWS)?;
+            (self.from, self.copied) = (0, Totals::default());
+        }
+        let changes = std::mem::take(&mut self.changes);
+        let mut copy = Copy::open(&transaction, old, self.copied)?;
+        if !changes.all {
+            copy.take_out(changes.taken.iter().map(|(place, _)| *place), self.from)?;
+            copy.restamp(&changes.touched)?;
+        }
+        let end = end_of(&copy.old_rows)?;
+        let rows_min = ROWS_PER_ADDED * end.saturating_sub(self.end);
+        self.end = end;
+        let before = copy.copied.bytes;
+        self.from = copy.rows(self.from, monotonic() + time, rows_min)?;
+        self.unsynced_bytes += copy.copied.bytes - before;
+        self.copied = copy.copied;
+        drop(copy);
+        self.transaction = Some(transaction);
+        Ok(self.from >= end)
+    }
+
+    /// Commits what is copied.
+    fn commit(&mut self) -> Result<(), Failure> {
+        if let Some(transaction) = self.transaction.take() {
+            transaction.commit()?;
+        }
+        self.unsynced_bytes = 0;
+        Ok(())
+    }
+
+    /// Writes the meta rows and closes the copy, which is complete; gives its totals.
+    fn close(mut self, old: &Database, batch: u64) -> Result<Totals, Failure> {
+        let totals = Totals { batch, ..self.copied };
+        let transaction = match self.transaction.take() {
+            Some(transaction) => transaction,
+            None => self.database.begin_write()?,
+        };
+        {
+            let mut meta = transaction.open_table(META)?;
+            for row in old.begin_read()?.open_table(META)?.iter()? {
+                let (name, value) = row?;
+                meta.insert(name.value(), value.value())?;
+            }
+            meta.insert(TOTALS_ROW, totals.encode().as_slice())?;
+        }
+        transaction.commit()?;
+        drop(self.database);
+        Ok(totals)
+    }
+}
+
+/// The first free place behind all rows.
+fn end_of(rows: &impl ReadableTable<u64, &'static [u8]>) -> Result<u64, Failure> {
+    Ok(rows.last()?.map_or(0, |(place, _)| place.value() + 1))
+}
+
+type Moments<'t> = redb::Table<'t, &'static [u8], ()>;
+
+/// The tables of the copy, open, and those of the old file that it is made from.
+struct Copy<'t> {
+    old_index: redb::ReadOnlyTable<&'static [u8], (u64, u64)>,
+    old_rows: redb::ReadOnlyTable<u64, &'static [u8]>,
+    index: redb::Table<'t, &'static [u8], (u64, u64)>,
+    rows: redb::Table<'t, u64, &'static [u8]>,
+    order: Moments<'t>,
+    expiry: Moments<'t>,
+    copied: Totals,
+    buffer: Vec<u8>,
+}
+
+impl<'t> Copy<'t> {
+    fn open(
+        transaction: &'t WriteTransaction,
+        old: &Database,
+        copied: Totals,
+    ) -> Result<Self, Failure> {
+        let read = old.begin_read()?;
+        Ok(Self {
+            old_index: read.open_table(INDEX)?,
+            old_rows: read.open_table(ROWS)?,
+            index: transaction.open_table(INDEX)?,
+            rows: transaction.open_table(ROWS)?,
+            order: transaction.open_table(ORDER)?,
+            expiry: transaction.open_table(EXPIRY)?,
+            copied,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Takes out rows that went from the old file. Their order rows are stale from now on.
+    fn take_out(&mut self, places: impl Iterator<Item = u64>, from: u64) -> Result<(), Failure> {
+        for place in places.filter(|place| *place < from) {
+            let Some(row) = self.rows.remove(place)? else { continue };
+            // It was sound when it was copied.
+            let Some((key, row)) = split_row(row.value()) else { continue };
+            if self.index.get(key)?.is_some_and(|entry| entry.value().0 == place) {
+                self.index.remove(key)?;
+            }
+            self.copied.entries = self.copied.entries.saturating_sub(1);
+            if let Ok(header) = Header::parse(row, key.len()) {
+                self.copied.bytes = self.copied.bytes.saturating_sub(header.charge);
+                if header.deadline != NEVER {
+                    moment_key(&mut self.buffer, header.deadline, key);
+                    self.expiry.remove(self.buffer.as_slice())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives keys that are copied the stamps that they have now.
+    fn restamp(&mut self, keys: &[Box<[u8]>]) -> Result<(), Failure> {
+        for key in keys {
+            let Some(now) = self.old_index.get(key.as_ref())?.map(|entry| entry.value()) else {
+                continue;
+            };
+            let Some(mut entry) = self.index.get_mut(key.as_ref())? else { continue };
+            if entry.value().0 == now.0 {
+                entry.insert(now)?;
+                drop(entry);
+                moment_key(&mut self.buffer, now.1, key);
+                self.order.insert(self.buffer.as_slice(), ())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies rows from a place on, until it is time, and at least so many; gives the first place that
+    /// is not copied.
+    fn rows(&mut self, from: u64, until: Instant, rows_min: u64) -> Result<u64, Failure> {
+        let (mut next, mut count) = (from, 0);
+        let (mut moments, mut ends) = (Vec::new(), vec![0]);
+        let mut end = self.rows.upper_bound_mut(Bound::<u64>::Unbounded)?;
+        for row in self.old_rows.range(from..)? {
+            if count >= rows_min && monotonic() >= until {
+                break;
+            }
+            let (place, row) = row?;
+            let place = place.value();
+            (next, count) = (place + 1, count + 1);
+            let Some((key, stored)) = split_row(row.value()) else { continue };
+            let known = self.old_index.get(key)?.map(|entry| entry.value());
+            let Some((_, stamp)) = known.filter(|entry| entry.0 == place) else { continue };
+            let Ok(header) = Header::check(stored, key) else { continue };
+            end.insert_before(place, row.value())?;
+            self.index.insert(key, (place, stamp))?;
+            push_moment_key(&mut moments, stamp, key);
+            ends.push(moments.len());
+            if header.deadline != NEVER {
+                moment_key(&mut self.buffer, header.deadline, key);
+                self.expiry.insert(self.buffer.as_slice(), ())?;
+            }
+            self.copied.entries += 1;
+            self.copied.bytes = self.copied.bytes.saturating_add(header.charge);
+        }
+        end.close()?;
+        let mut rows: Vec<&[u8]> =
+            ends.iter().zip(ends.iter().skip(1)).filter_map(|(a, b)| moments.get(*a..*b)).collect();
+        append_moments(&mut self.order, &mut rows)?;
+        Ok(next)
+    }
+}
+
+impl Writer {
+    /// Begins a compaction, if none is under way.
+    pub(crate) fn begin_compaction(&mut self) -> Result<(), Failure> {
+        if let (None, Some(database)) = (&self.compaction, &self.database) {
+            let begun = Compaction::begin(&self.options, database).inspect_err(|_| {
+                let _ = self.options.place.remove(&beside(&self.options.path, ".new"));
+            });
+            self.compaction = Some(begun?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_compacting(&self) -> bool {
+        self.compaction.is_some()
+    }
+
+    /// Bytes that the file occupies.
+    pub(crate) fn occupied(&self) -> Result<u64, Failure> {
+        Ok(self.options.place.occupied(&self.options.path)?)
+    }
+
+    /// Gives up the compaction, if one is under way.
+    pub(crate) fn cancel_compaction(&mut self) {
+        let Some(compaction) = self.compaction.take() else { return };
+        let path = compaction.path.clone();
+        let _ = guarded(move || {
+            drop(compaction);
+            Ok(())
+        });
+        let _ = self.options.place.remove(&path);
+    }
+
+    /// Goes on with the compaction for about this time; gives what it did when it is done. After an
+    /// error there is none any more; the file may have to be opened anew.
+    pub(crate) fn compact(&mut self, time: Duration) -> Result<Option<Compacted>, Failure> {
+        let done = self.compact_on(time);
+        if done.is_err() {
+            self.cancel_compaction();
+        }
+        done
+    }
+
+    fn compact_on(&mut self, time: Duration) -> Result<Option<Compacted>, Failure> {
+        let (Some(compaction), Some(database)) = (&mut self.compaction, &self.database) else {
+            return Err(Failure { damaged: false, source: "the file is not open".into() });
+        };
+        let place = &self.options.place;
+        let ready = guarded(|| {
+            if !compaction.slice(database, time)? {
+                if compaction.unsynced_bytes >= SYNC_BYTES {
+                    compaction.unsynced_bytes = 0;
+                    place.sync(&compaction.path)?;
+                }
+                return Ok(false);
+            }
+            if !compaction.nearly {
+                compaction.commit()?;
+            }
+            Ok(std::mem::replace(&mut compaction.nearly, true))
+        })?;
+        if ready { self.swap().map(Some) } else { Ok(None) }
+    }
+
+    /// Puts the copy, which is complete, in the place of the file.
+    fn swap(&mut self) -> Result<Compacted, Failure> {
+        let (Some(compaction), Some(database)) = (self.compaction.take(), &self.database) else {
+            return Err(Failure { damaged: false, source: "there is no copy".into() });
+        };
+        let (place, path) = (&self.options.place, &self.options.path);
+        let (new, before) = (compaction.path.clone(), compaction.before);
+        let batch = self.totals.batch;
+        let moved = guarded(|| {
+            let totals = compaction.close(database, batch)?;
+            place.sync(&new)?;
+            place.rename(&new, path)?;
+            Ok(totals)
+        });
+        let totals = match moved {
+            Ok(totals) => totals,
+            Err(failure) => {
+                let _ = place.remove(&new);
+                return Err(failure);
+            }
+        };
+        // From here on the old file is nobody's.
+        self.unsynced_names = true;
+        let dropped = self.totals.entries.saturating_sub(totals.entries);
+        let opened = self.sync_names().and_then(|()| open::open_database(&self.options));
+        let old = match opened {
+            Ok(opened) => self.database.replace(opened),
+            Err(failure) => {
+                self.let_go();
+                return Err(failure);
+            }
+        };
+        self.totals = totals;
+        self.sweep_from.clear();
+        let changes = (dropped == 0).then(Changes::default);
+        self.disk.changes.leave(self.disk.epoch() + 1, changes);
+        let shown = self.refresh();
+        let _ = guarded(move || {
+            drop(old);
+            Ok(())
+        });
+        if let Err(failure) = shown {
+            self.let_go();
+            return Err(failure);
+        }
+        let after = self.occupied().unwrap_or(0);
+        Ok(Compacted { before, after, dropped })
+    }
+
+    /// Makes it durable that the file has its name, if that is not known.
+    pub(super) fn sync_names(&mut self) -> Result<(), Failure> {
+        if self.unsynced_names {
+            self.options.place.sync_names(&self.options.path)?;
+            self.unsynced_names = false;
+        }
+        Ok(())
+    }
+}
