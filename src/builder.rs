@@ -169,6 +169,17 @@ impl<H: Weighed> Builder<H> {
         self
     }
 
+    /// The most bytes that the file occupies on disk, holes left out, at least 8 MiB; while it is
+    /// compacted, the copy beside it included. Entries leave, in order, so that a copy of them takes
+    /// 30 % of it at most, since a compaction needs room for both and for what is written meanwhile. An
+    /// entry or a batch above a 32nd of it is refused, and commits are smaller. A file that is already
+    /// larger when it is opened gets below with its first compaction. Needs a path. Default: no
+    /// bound; the file is then compacted at some 2.1 times the bytes of its entries.
+    pub fn disk_max_file_bytes(mut self, bytes: u64) -> Self {
+        self.config.disk_max_file_bytes = Some(bytes);
+        self
+    }
+
     /// How long an entry stays in memory after it was inserted or promoted. With a disk tier it is a
     /// disk hit after that, and is promoted anew; without one it is gone. Default: no limit.
     #[doc(alias = "time_to_live")]

@@ -207,6 +207,9 @@ pub enum ErrorPolicy {
     Strict,
 }
 
+/// The smallest bound for the file: room for a few commits and the storage engine's own pages.
+pub(crate) const FILE_BYTES_MIN: u64 = 8 << 20;
+
 /// The engine's listener: what left, and why.
 pub(crate) type Listener = Arc<dyn Fn(Found, RemovalCause) + Send + Sync>;
 
@@ -220,6 +223,7 @@ pub(crate) struct Config {
     pub(crate) place: Place,
     pub(crate) memory: Limits,
     pub(crate) disk: Limits,
+    pub(crate) disk_max_file_bytes: Option<u64>,
     pub(crate) memory_time_to_live: Option<Duration>,
     pub(crate) disk_time_to_live: Option<Duration>,
     pub(crate) time_to_idle: Option<Duration>,
@@ -246,6 +250,7 @@ impl Default for Config {
             place: Place::default(),
             memory: Limits::default(),
             disk: Limits::default(),
+            disk_max_file_bytes: None,
             memory_time_to_live: None,
             disk_time_to_live: None,
             time_to_idle: None,
@@ -307,6 +312,15 @@ impl Config {
         }
         self.validate_memory(self.memory)?;
         self.validate_disk(self.disk)?;
+        match self.disk_max_file_bytes {
+            Some(_) if self.path.is_none() => return Err(without_disk("disk_max_file_bytes")),
+            Some(bytes) if bytes < FILE_BYTES_MIN => {
+                return Err(invalid(format!(
+                    "disk_max_file_bytes is {bytes}; it starts at {FILE_BYTES_MIN}"
+                )));
+            }
+            _ => {}
+        }
         if self.path.is_none() && self.disk_time_to_live.is_some() {
             return Err(without_disk("disk_time_to_live"));
         }

@@ -106,6 +106,12 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// Both of these limits.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        Self { entries: least(self.entries, other.entries), bytes: least(self.bytes, other.bytes) }
+    }
+
     /// Whether this many entries with this many bytes are too many.
     pub(crate) fn exceeded(self, entries: u64, bytes: u64) -> bool {
         self.entries.is_some_and(|max| entries > max) || self.bytes.is_some_and(|max| bytes > max)

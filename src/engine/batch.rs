@@ -39,6 +39,8 @@ impl Core {
             let natural = key.len() as u64 + value.len() as u64;
             self.check_size(value.len(), weight.unwrap_or(natural))?;
         }
+        let bytes = |(key, value, _): &Item| key.len() as u64 + value.len() as u64;
+        self.check_batch(items.iter().map(bytes).sum())?;
         let moment = self.moment(at);
         let mut records = Vec::with_capacity(items.len());
         for (key, value, weight) in items {

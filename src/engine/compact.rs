@@ -11,7 +11,8 @@
 
 use std::time::Duration;
 
-use crate::engine::queue::{Pace, Work};
+use crate::engine::bound::{FileBound, Need};
+use crate::engine::queue::{EARLY_FRACTION, Pace, Work};
 use crate::engine::writer::Pause;
 use crate::engine::{Core, DiskSide};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ use crate::trace;
 
 /// Time for a slice of the copy, between two commits.
 const SLICE: Duration = Duration::from_millis(50);
-/// The occupied blocks are looked at after commits of so many bytes, ...
+/// The occupied blocks are looked at after so many bytes have been put, or have gone, ...
 const LOOK_AFTER_BYTES: u64 = 1 << 20;
 /// ... of which each commit and each operation counts for so many at least.
 const COMMIT_BYTES: u64 = 64 << 10;
@@ -31,6 +32,12 @@ const OPERATION_BYTES: u64 = 4 << 10;
 const COMPACT_ABOVE: Percent = Percent { of_charge: 210, of_copy: 140 };
 /// Commits are smaller above.
 const SMALL_COMMITS_ABOVE: Percent = Percent { of_charge: 160, of_copy: 110 };
+/// What part of the queue a commit takes, and how many operations at most: at least so many, and one
+/// for each so many entries. It writes the pages anew that it takes a row from.
+const FULL: (usize, usize, usize) = (EARLY_FRACTION, 1_024, 8);
+/// Likewise when dead space builds up, or a slice of a copy comes between the commits: who waits, waits
+/// for both.
+const SMALL: (usize, usize, usize) = (4 * EARLY_FRACTION, 256, 32);
 /// So many bytes are on top of each: below that nothing is worth a copy.
 const FREE_BYTES: u64 = 4 << 20;
 /// What an entry takes besides its charge, roughly; the last copy tells more exactly.
@@ -42,6 +49,9 @@ struct Percent {
     of_charge: u64,
     of_copy: u64,
 }
+
+/// What an empty file takes.
+const BASE_BYTES: u64 = 128 << 10;
 
 /// What [`ByteCache::compact`](crate::ByteCache::compact) did.
 ///
@@ -74,12 +84,15 @@ pub struct CompactReport {
 }
 
 /// What the writer remembers of compactions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Upkeep {
+    bound: Option<FileBound>,
     /// Who waits for the one under way, or for the next.
     ticket: Option<u64>,
     /// Bytes written since the occupied blocks were looked at.
     written: u64,
+    /// The entries' charges at that time.
+    held: u64,
     /// What the last copy occupied, and what it was estimated to need.
     learned: Option<(u64, u64)>,
     /// After a failure none begins by itself below this.
@@ -89,8 +102,33 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Takes note of a piece of work.
-    pub(super) fn ask(&mut self, work: &Work) {
+    pub(super) fn new(max_file_bytes: Option<u64>) -> Self {
+        Self {
+            bound: max_file_bytes.map(FileBound::new),
+            ticket: None,
+            written: 0,
+            held: 0,
+            learned: None,
+            not_below: 0,
+            is_crowded: false,
+        }
+    }
+
+    /// Takes note of a piece of work, and says what the bound for the file allows.
+    pub(super) fn prepare(&mut self, disk: &DiskSide, writer: &mut Writer, work: &Work) {
+        if let Some(bound) = &self.bound {
+            let mut totals = writer.totals();
+            let mut copy = self.copy_at_most(writer);
+            for record in work.ops.iter().filter_map(|op| op.change.put()) {
+                totals.entries += 1;
+                totals.bytes = totals.bytes.saturating_add(record.charge());
+                copy = copy.saturating_add(2 * record.allocated_bytes() as u64);
+            }
+            *disk.file_limits.lock() = bound.limits(totals, copy);
+            if bound.is_large(work.ops.len()) {
+                writer.cancel_compaction();
+            }
+        }
         self.ticket = self.ticket.max(work.compact);
         let puts = work.ops.iter().filter_map(|op| op.change.record());
         let bytes =
@@ -113,15 +151,38 @@ impl Upkeep {
         occupied > by_charge.max(by_copy).saturating_add(FREE_BYTES)
     }
 
+    /// What a copy would occupy at most, as far as that is known: not more than the file does.
+    fn copy_at_most(&self, writer: &Writer) -> u64 {
+        let estimate = self.copy_bytes(writer.totals());
+        // Pages that are half empty, at worst.
+        let estimate = if self.learned.is_some() { estimate } else { 2 * estimate };
+        estimate.min(writer.occupied().unwrap_or(u64::MAX))
+    }
+
+    /// Whether the bound for the file asks for a compaction, or allows one that is under way.
+    fn fits_bound(&mut self, writer: &Writer) -> bool {
+        let copy = self.copy_at_most(writer);
+        let Some(bound) = &mut self.bound else { return true };
+        let occupied = writer.occupied().unwrap_or(0);
+        if writer.is_compacting() {
+            return !bound.is_too_much(occupied.saturating_add(writer.copy_occupies()), copy);
+        }
+        bound.look(occupied, copy) == Need::Compaction
+    }
+
     /// Whether a compaction is asked for, or worth it.
     fn wants(&mut self, writer: &Writer) -> bool {
         if self.ticket.is_some() {
             return true;
         }
-        if self.written < LOOK_AFTER_BYTES {
+        if self.bound.is_some() && self.fits_bound(writer) {
+            return true;
+        }
+        let held = writer.totals().bytes;
+        if self.written.max(self.held.abs_diff(held)) < LOOK_AFTER_BYTES {
             return false;
         }
-        self.written = 0;
+        (self.written, self.held) = (0, held);
         let (Ok(occupied), totals) = (writer.occupied(), writer.totals()) else { return false };
         self.is_crowded = self.is_above(occupied, totals, SMALL_COMMITS_ABOVE);
         occupied > self.not_below && self.is_above(occupied, totals, COMPACT_ABOVE)
@@ -129,13 +190,10 @@ impl Upkeep {
 
     /// How much commits take at once.
     pub(super) fn pace(&self, writer: &Writer) -> Pace {
-        if writer.is_compacting() {
-            Pace::Shared
-        } else if self.is_crowded {
-            Pace::Small
-        } else {
-            Pace::Full
-        }
+        let is_shared = writer.is_compacting();
+        let (fraction, min, part) = if is_shared || self.is_crowded { SMALL } else { FULL };
+        let ops_max = usize::try_from(writer.totals().entries).unwrap_or(usize::MAX) / part;
+        Pace { fraction, ops_max: ops_max.max(min), is_shared }
     }
 }
 
@@ -143,7 +201,7 @@ fn need(totals: Totals) -> u64 {
     totals
         .bytes
         .saturating_add(totals.entries.saturating_mul(ENTRY_BYTES))
-        .saturating_add(FREE_BYTES)
+        .saturating_add(BASE_BYTES)
 }
 
 fn scale(value: u64, by: u64, of: u64) -> u64 {
@@ -177,6 +235,12 @@ impl Core {
         if begun.is_ok() && !writer.is_compacting() {
             return true;
         }
+        if writer.is_compacting() && !upkeep.fits_bound(writer) {
+            writer.cancel_compaction();
+            let sentence = "it takes more room than disk_max_file_bytes allows; entries go first";
+            disk.end_compaction(upkeep, Err(&Failure::suspicion(sentence)));
+            return true;
+        }
         let totals = writer.totals();
         match begun.and_then(|()| writer.compact(SLICE)) {
             Ok(None) => true,
@@ -184,6 +248,9 @@ impl Core {
                 self.counts.corrupt.add(compacted.dropped);
                 upkeep.learned = Some((compacted.after, need(writer.totals())));
                 upkeep.not_below = 0;
+                if let Some(bound) = &mut upkeep.bound {
+                    bound.compacted();
+                }
                 disk.end_compaction(upkeep, Ok(compacted));
                 true
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Config, DamagePolicy, SchemaPolicy, WritePolicy};
+use crate::engine::bound::queue_max;
 use crate::engine::health::Degraded;
 use crate::engine::queue::{Bounds, Queue};
 use crate::engine::{CompactReport, Core, DiskSide, Garbage, Lifetimes, sweep, writer};
@@ -86,9 +87,10 @@ impl Engine {
         let (disk, writer) = opened.map(|o| (o.disk, o.writer)).unzip();
         let disk = disk.zip(writer.as_ref()).map(|(disk, writer)| DiskSide {
             disk,
-            queue: Queue::new(bounds(config.write_policy), writer.totals().batch),
+            queue: Queue::new(bounds(&config), writer.totals().batch),
             limits: Mutex::new(config.disk),
             room: Mutex::new(None),
+            file_limits: Mutex::new(Limits::default()),
             degraded: Degraded::default(),
             compacted: Mutex::new(Ok(CompactReport::default())),
             verifying: Mutex::new(()),
@@ -135,7 +137,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     })
 }
 
-fn bounds(policy: WritePolicy) -> Bounds {
+fn bounds(config: &Config) -> Bounds {
+    let policy = config.write_policy;
     let (policy, delay) = match policy {
         WritePolicy::Through => (WritePolicy::behind(), Duration::ZERO),
         // Half of it to wait, half of it to commit; never zero, which is write-through.
@@ -145,7 +148,10 @@ fn bounds(policy: WritePolicy) -> Bounds {
     };
     match policy {
         WritePolicy::Behind { max_pending_ops, max_pending_bytes, .. } => {
-            Bounds { ops_max: max_pending_ops, bytes_max: max_pending_bytes, delay }
+            let (ops, bytes) =
+                config.disk_max_file_bytes.map_or((usize::MAX, usize::MAX), queue_max);
+            let (ops_max, bytes_max) = (max_pending_ops.min(ops), max_pending_bytes.min(bytes));
+            Bounds { ops_max, bytes_max, delay }
         }
         WritePolicy::Through => Bounds { ops_max: 1, bytes_max: 1, delay },
     }

@@ -23,6 +23,7 @@
 
 mod asked;
 mod batch;
+mod bound;
 mod compact;
 mod health;
 mod life;
@@ -87,6 +88,8 @@ struct DiskSide {
     limits: Mutex<Limits>,
     /// The most entries that the device had room for when it was last found full.
     room: Mutex<Option<u64>>,
+    /// What the bound for the file makes of them, for the next commit.
+    file_limits: Mutex<Limits>,
     degraded: Degraded,
     /// What came of the last compaction.
     compacted: Mutex<std::result::Result<CompactReport, String>>,
@@ -100,6 +103,12 @@ struct DiskSide {
 }
 
 impl DiskSide {
+    /// The limits of the next commit.
+    fn commit_limits(&self) -> Limits {
+        let room = Limits { entries: *self.room.lock(), bytes: None };
+        self.limits.lock().and(*self.file_limits.lock()).and(room)
+    }
+
     /// Why there is no disk to read.
     #[cold]
     fn unreadable(&self) -> Error {

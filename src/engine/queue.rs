@@ -81,19 +81,17 @@ impl Load {
 
 /// A commit starts early when this part of the queue is used: the rest is for the time it takes.
 /// A commit takes that much at once, too, so that who waits for room does not wait long.
-const EARLY_FRACTION: usize = 8;
-
-/// Small commits take so much less.
-const SMALL_FRACTION: usize = 4;
+pub(crate) const EARLY_FRACTION: usize = 8;
 
 /// How much the writer takes at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pace {
-    Full,
-    /// Little, for the sake of the file's size.
-    Small,
-    /// Little, since it does something else between the commits: who waits, waits for both.
-    Shared,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// A commit takes this part of the bounds ...
+    pub(crate) fraction: usize,
+    /// ... and so many operations at most.
+    pub(crate) ops_max: usize,
+    /// Whether the writer has something else to do between the commits.
+    pub(crate) is_shared: bool,
 }
 
 /// The queue.
@@ -530,7 +528,7 @@ impl Queue {
             if commit || asked {
                 return Some(take(&mut state, self.bounds, pace));
             }
-            if pace == Pace::Shared {
+            if pace.is_shared {
                 return None;
             }
             if let Some(due) = due {
@@ -606,18 +604,14 @@ fn not_durable(reason: &str) -> Error {
 
 /// Takes what is queued, up to the limits of one commit, and no batch in part (Q3).
 fn take(state: &mut State, bounds: Bounds, pace: Pace) -> Work {
-    let fraction = match pace {
-        Pace::Full => EARLY_FRACTION,
-        Pace::Small | Pace::Shared => EARLY_FRACTION * SMALL_FRACTION,
-    };
     let (mut ops, mut load) = (Vec::new(), Load::NONE);
     let mut joined = false;
     while let Some(op) = state.queued.pop_front() {
         joined = op.joined;
         load = load.plus(Load::of(&op.change));
         ops.push(op);
-        let full =
-            load.ops >= bounds.ops_max / fraction || load.bytes >= bounds.bytes_max / fraction;
+        let full = load.ops >= pace.ops_max.min(bounds.ops_max / pace.fraction)
+            || load.bytes >= bounds.bytes_max / pace.fraction;
         if full && !joined {
             break;
         }

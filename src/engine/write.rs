@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
+use crate::engine::bound::commit_bytes;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::{Load, Reserved, Room};
 use crate::engine::read::Seen;
@@ -68,6 +69,17 @@ pub(super) enum Ticket<'q> {
     Shed(Room<'q>),
 }
 
+/// What bounds an entry and a batch where the file has a bound.
+const A_COMMIT: &str = "a 32nd of disk_max_file_bytes";
+
+#[cold]
+fn too_large(what: &str, size: u64, limit: u64, name: &str) -> Error {
+    let sentence = format!(
+        "the {what} has {size} bytes, the limit is {limit} ({name}); store less or raise it"
+    );
+    Error::new(ErrorKind::TooLarge, sentence)
+}
+
 impl Core {
     /// Checks an entry's size; `charge` is its weight, or key and value bytes.
     pub(crate) fn check_size(&self, value_len: usize, charge: u64) -> Result<()> {
@@ -76,20 +88,28 @@ impl Core {
             Some(limit) => (limit, "disk_max_bytes"),
             None => (self.memory.limits().bytes, "memory_max_bytes"),
         };
+        let in_file = self.config.disk_max_file_bytes.map_or(u64::MAX, commit_bytes);
         let (size, limit, name) = if value_len > VALUE_BYTES_MAX {
             (value_len as u64, VALUE_BYTES_MAX as u64, "the largest value")
+        } else if value_len as u64 > in_file {
+            (value_len as u64, in_file, A_COMMIT)
         } else if charge > limit.unwrap_or(CHARGE_MAX).min(CHARGE_MAX) {
             (charge, limit.unwrap_or(CHARGE_MAX).min(CHARGE_MAX), name)
         } else {
             return Ok(());
         };
         self.counts.rejected.add(1);
-        Err(Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "the entry has {size} bytes, the limit is {limit} ({name}); store less or raise it"
-            ),
-        ))
+        Err(too_large("entry", size, limit, name))
+    }
+
+    /// Checks the size of a batch, which goes into one commit.
+    pub(super) fn check_batch(&self, bytes: u64) -> Result<()> {
+        let limit = self.config.disk_max_file_bytes.map_or(u64::MAX, commit_bytes);
+        if bytes <= limit {
+            return Ok(());
+        }
+        self.counts.rejected.add(1);
+        Err(too_large("batch", bytes, limit, A_COMMIT))
     }
 
     /// Makes the record of an insert, after checking everything that can be checked.

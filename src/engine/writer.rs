@@ -58,14 +58,14 @@ pub(super) enum Pause {
 pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
     let Some(disk) = &core.disk else { return };
     disk.queue.set_writer(thread::current().id());
-    let mut upkeep = Upkeep::default();
+    let mut upkeep = Upkeep::new(core.config.disk_max_file_bytes);
     loop {
         let work = disk.queue.next(upkeep.pace(&writer));
         let close = work.as_ref().is_some_and(|work| work.close);
         // Nothing below panics as far as we know; if it does, the batch is as if it had failed.
         let step = AssertUnwindSafe(|| {
             work.is_none_or(|work| {
-                upkeep.ask(&work);
+                upkeep.prepare(disk, &mut writer, &work);
                 core.work_off(disk, &mut writer, &work)
             }) && (close || core.keep_compact(disk, &mut writer, &mut upkeep))
         });
@@ -128,7 +128,7 @@ impl Core {
             ops,
             touches,
             number: work.number,
-            limits: Self::disk_limits(disk),
+            limits: disk.commit_limits(),
             sweep,
             repair: work.repair.as_ref().map(|(repair, _)| repair.as_ref()),
             is_valid: &is_valid,
@@ -277,16 +277,9 @@ impl Core {
         }
     }
 
-    /// The limits of the disk tier, or what the device has room for.
-    fn disk_limits(disk: &DiskSide) -> Limits {
-        let (limits, room) = (*disk.limits.lock(), *disk.room.lock());
-        let entries = limits.entries.into_iter().chain(room).min();
-        Limits { entries, ..limits }
-    }
-
     fn is_over_disk_limits(disk: &DiskSide) -> bool {
         let (entries, bytes) = disk.disk.held();
-        Self::disk_limits(disk).exceeded(entries, bytes)
+        disk.commit_limits().exceeded(entries, bytes)
     }
 
     /// Recency that memory let go of, for a batch of this number.

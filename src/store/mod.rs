@@ -23,6 +23,11 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// The record that is put.
+    pub(crate) fn put(&self) -> Option<&Record> {
+        if let Self::Put(record) = self { Some(record) } else { None }
+    }
+
     pub(crate) fn record(&self) -> Option<&Record> {
         match self {
             Self::Put(record) | Self::Remove(record) | Self::Scrub(record) => Some(record),

@@ -15,6 +15,7 @@ use larder::{
 };
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
+use crate::errors::refused;
 use crate::files::{ENTRIES, INDEX, META, Place, ROWS, content, flip, name, place};
 use crate::support::{Rng, Watchdog, seed};
 
@@ -637,4 +638,137 @@ fn a_compaction_that_fails_leaves_the_file_in_use() {
         assert!(all_of(&cache) == before, "{what}");
         assert!(cache.verify().unwrap().is_ok(), "{what}");
     }
+}
+
+/// What the file occupies, and a copy of it that is being made.
+#[cfg(unix)]
+fn occupied_by_both(place: &Place) -> u64 {
+    let copy = std::fs::metadata(place.beside(".new"));
+    occupied(place) + copy.map_or(0, |copy| std::os::unix::fs::MetadataExt::blocks(&copy) * 512)
+}
+
+/// Writes `count` entries of up to `value_bytes`, half of them under new keys; looks at the file all the
+/// time, and gives the most that it occupied.
+#[cfg(unix)]
+fn churn(place: &Place, cache: &ByteCache, count: u64, value_bytes: usize) -> u64 {
+    let done = AtomicBool::new(false);
+    let mut rng = Rng::new(seed());
+    std::thread::scope(|scope| {
+        let done = &done;
+        let most = scope.spawn(move || {
+            let mut most = 0;
+            while !done.load(Ordering::Acquire) {
+                most = most.max(occupied_by_both(place));
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            most
+        });
+        let _ended = SetWhenDropped(done);
+        for n in 0..count {
+            let key = if rng.below(2) == 0 { n } else { rng.below(n + 1) };
+            cache.insert(&key.to_be_bytes(), &vec![7; rng.index(value_bytes)]).unwrap();
+            if n % 500 == 0 {
+                cache.flush().unwrap();
+            }
+        }
+        cache.flush().unwrap();
+        done.store(true, Ordering::Release);
+        most.join().unwrap()
+    })
+}
+
+#[test]
+#[cfg(unix)]
+fn the_file_stays_within_its_bound_whatever_is_written() {
+    const BOUND: u64 = 8 << 20;
+    for (count, value_bytes) in [(30_000, 100), (12_000, 2_000), (4_000, 9_000), (400, 200_000)] {
+        let place = place();
+        let builder = || place.builder().memory_max_entries(100).disk_max_file_bytes(BOUND);
+        let cache = builder().open().unwrap();
+        let most = churn(&place, &cache, count, value_bytes);
+        assert!(most <= BOUND, "{most} with values of {value_bytes}");
+        // It is made use of.
+        assert!(cache.disk_bytes() > BOUND / 32, "{} with {value_bytes}", cache.disk_bytes());
+        assert!(cache.stats().disk_evictions > 0, "{value_bytes}");
+        assert!(cache.verify().unwrap().is_ok());
+        cache.close().unwrap();
+        // With other values.
+        let cache = builder().open().unwrap();
+        let most = churn(&place, &cache, 1_000, 3_000);
+        assert!(most <= BOUND, "{most} with values of 3000 after {value_bytes}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_that_is_larger_than_its_bound_gets_below() {
+    const BOUND: u64 = 8 << 20;
+    let place = place();
+    let cache = place.builder().open().unwrap();
+    for n in 0..20_000_u32 {
+        cache.insert(&n.to_be_bytes(), &[7; 1_000]).unwrap();
+    }
+    cache.close().unwrap();
+    assert!(occupied(&place) > 2 * BOUND);
+    let cache = place.builder().disk_max_file_bytes(BOUND).open().unwrap();
+    let _watchdog = Watchdog::start("a file that gets below its bound".to_owned());
+    while occupied_by_both(&place) > BOUND {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let left = cache.disk_len();
+    assert!((500..3_000).contains(&left), "{left}");
+    // The newest are left.
+    let oldest = 20_000 - u32::try_from(left).unwrap();
+    assert!(cache.keys().map(Result::unwrap).eq((oldest..20_000).map(u32::to_be_bytes)));
+}
+
+#[test]
+#[cfg(unix)]
+fn random_overwriting_keeps_the_file_small() {
+    let place = place();
+    let cache = place.builder().memory_max_entries(10).open().unwrap();
+    let mut rng = Rng::new(seed());
+    let mut worst: f64 = 0.0;
+    for n in 0..120_000_u32 {
+        let key = rng.below(15_000).to_be_bytes();
+        cache.insert(&key, &[7; 1_000]).unwrap();
+        if n % 5_000 == 4_999 {
+            cache.flush().unwrap();
+            let most = cache.disk_bytes() / 10 * 22 + (4 << 20);
+            #[expect(clippy::cast_precision_loss, reason = "for a message")]
+            let ratio = occupied(&place) as f64 / cache.disk_bytes() as f64;
+            worst = worst.max(ratio);
+            assert!(occupied(&place) <= most, "{ratio} after {n}");
+        }
+    }
+    // What is left after most has gone.
+    cache.set_disk_limits(Some(100), None).unwrap();
+    cache.insert(b"one more", b"to be noticed").unwrap();
+    cache.flush().unwrap();
+    let _watchdog = Watchdog::start(format!("a compaction by itself, {worst} before"));
+    while occupied(&place) > 6 << 20 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_bound_for_the_file_that_makes_no_sense_and_what_is_too_large_for_it() {
+    let kind = ErrorKind::InvalidOption;
+    let open =
+        |builder: larder::Builder<ByteCache>, bytes| builder.disk_max_file_bytes(bytes).open();
+    refused(open(ByteCache::builder(), 1 << 30), kind, &["disk_max_file_bytes", "set a path"]);
+    let place = place();
+    refused(open(place.builder(), 8_388_607), kind, &["8388607", "8388608"]);
+    let cache = open(place.builder(), 8 << 20).unwrap();
+    cache.insert(b"key", b"old").unwrap();
+    let (most, parts) = (vec![7; 262_144], ["262145", "262144", "disk_max_file_bytes"]);
+    let larger = [&most[..], b"7"].concat();
+    refused(cache.insert(b"key", &larger), ErrorKind::TooLarge, &parts);
+    let batch = [(&b"key"[..], &larger[..131_072]), (b"other", &larger[..131_065])];
+    refused(cache.insert_many(batch), ErrorKind::TooLarge, &parts);
+    assert_eq!(cache.get(b"key").unwrap().as_deref(), Some(&b"old"[..]));
+    assert_eq!((cache.len(), cache.stats().rejected), (1, 2));
+    cache.insert(b"key", &most).unwrap();
+    cache.flush().unwrap();
+    assert_eq!(cache.disk_len(), 1);
 }

@@ -304,6 +304,12 @@ impl Writer {
         Ok(self.options.place.occupied(&self.options.path)?)
     }
 
+    /// Bytes that the copy occupies that is being made.
+    pub(crate) fn copy_occupies(&self) -> u64 {
+        let path = self.compaction.as_ref().map(|compaction| &compaction.path);
+        path.and_then(|path| self.options.place.occupied(path).ok()).unwrap_or(0)
+    }
+
     /// Gives up the compaction, if one is under way.
     pub(crate) fn cancel_compaction(&mut self) {
         let Some(compaction) = self.compaction.take() else { return };
