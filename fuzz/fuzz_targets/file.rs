@@ -8,8 +8,9 @@
 //! comes through to the caller is.
 #![no_main]
 
+mod panics;
+
 use std::fs;
-use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -31,7 +32,7 @@ enum Input<'a> {
     Cut(u32),
 }
 
-fuzz_target!(init: leave_foreign_panics_to_the_cache(), |input: Input<'_>| {
+fuzz_target!(init: panics::leave_foreign_ones_to_the_cache(), |input: Input<'_>| {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("cache.larder");
     fs::write(&path, file_bytes(&input)).expect("a writable temporary folder");
@@ -51,18 +52,6 @@ fuzz_target!(init: leave_foreign_panics_to_the_cache(), |input: Input<'_>| {
         let _ = cache.close();
     }
 });
-
-/// Lets the panics that the cache must catch go on, where libFuzzer's hook would abort.
-fn leave_foreign_panics_to_the_cache() {
-    let abort = take_hook();
-    set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-        let file = info.location().map_or("", |location| location.file());
-        let foreign = ["/registry/", "/rustc/", "/library/"].iter().any(|part| file.contains(part));
-        if !foreign {
-            abort(info);
-        }
-    }));
-}
 
 fn open(path: &Path) -> Result<ByteCache, Error> {
     ByteCache::builder().path(path).memory_max_entries(4).open()

@@ -16,9 +16,10 @@ pub(crate) mod kill;
 pub(crate) mod oracle;
 pub(crate) mod power;
 pub(crate) mod rot;
-mod script;
+pub(crate) mod script;
 pub(crate) mod sim;
 pub(crate) mod threads;
+pub(crate) mod timeline;
 
 /// How long to go on.
 #[derive(Debug, Clone, Copy)]

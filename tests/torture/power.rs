@@ -8,6 +8,7 @@ use larder::{ByteCache, InsertOptions, Timestamp, WhenFull, WritePolicy};
 
 use super::oracle::{Commits, Content, Found, Key, Limits, Log, NEVER, Op, Put, Stamps, examine};
 use super::sim::{Cutter, Sim};
+use super::timeline::Timeline;
 use super::{Budget, Figures, Progress, Violation};
 use crate::support::Rng;
 
@@ -72,24 +73,6 @@ impl Setup {
             .open()?;
         cache.set_disk_limits(self.limits.entries, self.limits.bytes)?;
         Ok(cache)
-    }
-}
-
-/// Operations, and when they were.
-struct History {
-    log: Log,
-    /// When each operation began, in events of the volume.
-    began: Vec<u64>,
-    /// From which event on so many operations were durable.
-    durable: Vec<(u64, usize)>,
-}
-
-impl History {
-    /// The fewest and the most operations that may be there after a cut at `moment`.
-    fn range(&self, moment: u64) -> (usize, usize) {
-        let least = self.durable.iter().take_while(|(at, _)| *at <= moment).last();
-        let most = self.began.iter().take_while(|at| **at <= moment).count();
-        (least.map_or(0, |(_, count)| *count), most)
     }
 }
 
@@ -210,7 +193,7 @@ fn at_nanos(nanos: u64) -> Timestamp {
     Timestamp::from_nanos(nanos)
 }
 
-fn write(sim: &Sim, setup: Setup, rng: &mut Rng) -> larder::Result<History> {
+fn write(sim: &Sim, setup: Setup, rng: &mut Rng) -> larder::Result<Timeline> {
     let log = Log {
         before: Found::default(),
         ops: Vec::new(),
@@ -218,28 +201,24 @@ fn write(sim: &Sim, setup: Setup, rng: &mut Rng) -> larder::Result<History> {
         commits: Commits::Anywhere,
         stamps: Stamps::Known,
     };
-    let mut history = History { log, began: Vec::new(), durable: Vec::new() };
+    let mut timeline = Timeline::new(log);
     let mut cache = setup.open(sim)?;
     let stamp = Timestamp::now().as_nanos();
     let count = 20 + rng.index(60);
     let mut author = Author { rng, setup, stamp, written: 0 };
     for _ in 0..count {
-        history.began.push(sim.moment());
+        timeline.begin(sim);
         let op = author.act(&mut cache, sim)?;
         let durable =
             setup.through && !matches!(op, Op::Touch(..)) || matches!(op, Op::Flush | Op::Clear);
-        history.log.ops.push(op);
-        if durable {
-            history.durable.push((sim.moment(), history.log.ops.len()));
-        }
+        timeline.end(sim, op, durable);
     }
     if author.rng.below(2) == 0 {
-        history.began.push(sim.moment());
+        timeline.begin(sim);
         cache.close()?;
-        history.log.ops.push(Op::Flush);
-        history.durable.push((sim.moment(), history.log.ops.len()));
+        timeline.end(sim, Op::Flush, true);
     }
-    Ok(history)
+    Ok(timeline)
 }
 
 fn open(setup: Setup, image: &Sim) -> Result<(ByteCache, Found), String> {
@@ -278,8 +257,8 @@ fn cut(seed: u64, figures: &mut Figures) -> Result<(), String> {
     let setup = Setup::random(&mut rng);
     let sim = Sim::default();
     let before = sim.copy();
-    let history = write(&sim, setup, &mut rng).map_err(|e| format!("writing failed: {e}"))?;
-    figures.add("operations", history.log.ops.len() as u64);
+    let timeline = write(&sim, setup, &mut rng).map_err(|e| format!("writing failed: {e}"))?;
+    figures.add("operations", timeline.log.ops.len() as u64);
     let mut cutter = Cutter::new(&before, &sim);
     let (events, edges) = (cutter.events(), sim.sync_edges());
     let mut moments: Vec<u64> = (0..IMAGES)
@@ -295,8 +274,8 @@ fn cut(seed: u64, figures: &mut Figures) -> Result<(), String> {
         let first = image.copy();
         figures.add("images", 1);
         let (cache, found) = open(setup, &image).map_err(wrong)?;
-        let (least, most) = history.range(moment);
-        let there = history.log.explain(&found, least, most, 0).map_err(wrong)?;
+        let (least, most) = timeline.range(moment);
+        let there = timeline.log.explain(&found, least, most, 0).map_err(wrong)?;
         figures.add("lost, none of them durable", (most - there) as u64);
         if rng.below(CUT_AGAIN) != 0 {
             go_on(&cache).map_err(|e| wrong(format!("it does not go on: {e}")))?;

@@ -143,13 +143,13 @@ pub(crate) fn prefix(thread: u8) -> [u8; 2] {
 
 /// An entry to put in.
 #[derive(Debug, Clone)]
-struct Item {
-    key: Key,
-    value: Vec<u8>,
+pub(crate) struct Item {
+    pub(crate) key: Key,
+    pub(crate) value: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
-enum What {
+pub(crate) enum What {
     Put(Item, Option<Duration>),
     PutMany(Vec<Item>),
     Remove(Key),
@@ -163,11 +163,11 @@ enum What {
 /// One operation, at a time of the clock, with a stamp of its own where it is given one.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
-    what: What,
+    pub(crate) what: What,
     /// What the clock is set to first; with more than one thread it stands still.
-    clock: Option<u64>,
+    pub(crate) clock: Option<u64>,
     /// If there is none, it is that of the clock.
-    stamp: Option<u64>,
+    pub(crate) stamp: Option<u64>,
 }
 
 impl Step {
@@ -179,7 +179,7 @@ impl Step {
         self.try_perform(cache).map_err(|error| format!("{:?}: {error}", self.op()))
     }
 
-    fn try_perform(&self, cache: &ByteCache) -> larder::Result<()> {
+    pub(crate) fn try_perform(&self, cache: &ByteCache) -> larder::Result<()> {
         let at = self.stamp.map(Timestamp::from_nanos);
         match &self.what {
             What::Put(item, ttl) => {
