@@ -363,6 +363,46 @@ fn is_sound(cache: &ByteCache) -> usize {
     found
 }
 
+/// The writer stopped for good once it could not count on.
+#[test]
+fn a_last_batch_that_none_can_follow_is_not_believed() {
+    let place = filled();
+    let database = redb::Database::open(&place.path).unwrap();
+    let meta = database.begin_read().unwrap().open_table(META).unwrap();
+    let mut totals = meta.get("totals").unwrap().unwrap().value().to_vec();
+    drop((meta, database));
+    totals[16..24].fill(u8::MAX);
+    let sum = crc32fast::hash(&totals[..24]);
+    totals[24..].copy_from_slice(&sum.to_le_bytes());
+    set_meta(&place, "totals", &totals);
+    let cache = place.builder().open().unwrap();
+    assert_eq!(is_sound(&cache), usize::from(ENTRIES));
+    cache.close().unwrap();
+    assert_eq!(is_sound(&place.builder().open().unwrap()), usize::from(ENTRIES));
+}
+
+/// There was no place for what came behind it.
+#[test]
+fn a_last_place_that_none_can_follow_is_damage() {
+    let place = filled();
+    let database = redb::Database::open(&place.path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut index = transaction.open_table(INDEX).unwrap();
+        let mut rows = transaction.open_table(ROWS).unwrap();
+        let (from, stamp) = index.get(&name(7)[..]).unwrap().unwrap().value();
+        let row = rows.remove(from).unwrap().unwrap().value().to_vec();
+        rows.insert(u64::MAX, &row[..]).unwrap();
+        index.insert(&name(7)[..], (u64::MAX, stamp)).unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let cache = place.builder().open().unwrap();
+    assert_eq!(is_sound(&cache), 0);
+    cache.close().unwrap();
+    assert!(place.beside(".damaged").exists());
+}
+
 /// What no open can make sense of.
 fn hopeless(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let magic = bytes[..9].to_vec();

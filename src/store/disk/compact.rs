@@ -173,7 +173,7 @@ impl Compaction {
 
 /// The first free place behind all rows.
 fn end_of(rows: &impl ReadableTable<u64, &'static [u8]>) -> Result<u64, Failure> {
-    Ok(rows.last()?.map_or(0, |(place, _)| place.value() + 1))
+    Ok(rows.last()?.map_or(0, |(place, _)| place.value().saturating_add(1)))
 }
 
 type Moments<'t> = redb::Table<'t, &'static [u8], ()>;
@@ -259,7 +259,7 @@ impl<'t> Copy<'t> {
             }
             let (place, row) = row?;
             let place = place.value();
-            (next, count) = (place + 1, count + 1);
+            (next, count) = (place.saturating_add(1), count + 1);
             let Some((key, stored)) = split_row(row.value()) else { continue };
             let known = self.old_index.get(key)?.map(|entry| entry.value());
             let Some((_, stamp)) = known.filter(|entry| entry.0 == place) else { continue };

@@ -25,7 +25,7 @@ use crate::record::{BadRow, Header, Record};
 use crate::store::Totals;
 use crate::store::disk::changes::Changes;
 use crate::store::disk::failure::Failure;
-use crate::store::disk::schema::{INDEX, ROWS, join_row, split_row};
+use crate::store::disk::schema::{INDEX, NUMBER_MAX, ROWS, join_row, split_row};
 
 /// Both tables of a transaction, open.
 pub(super) struct Rows<'t, 'b> {
@@ -86,7 +86,11 @@ pub(super) fn deadline_of(
 impl<'t, 'b> Rows<'t, 'b> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Failure> {
         let stored = transaction.open_table(ROWS)?;
-        let end = stored.last()?.map_or(0, |(place, _)| place.value() + 1);
+        let last = stored.last()?.map(|(place, _)| place.value());
+        if last.is_some_and(|place| place > NUMBER_MAX) {
+            return Err(Failure::damage("there is no place behind the last row"));
+        }
+        let end = last.map_or(0, |place| place + 1);
         let index = transaction.open_table(INDEX)?;
         Ok(Self { index, stored, end, new: Vec::new(), changes: None })
     }

@@ -29,6 +29,10 @@ pub(super) const VALUE_ROW: &str = "value";
 pub(super) const SCHEMA_VERSION_ROW: &str = "schema_version";
 pub(super) const TOTALS_ROW: &str = "totals";
 
+/// The last place of a row and the last number of a batch that can be believed: there are 2^32 more
+/// of them, which no cache lives to use up.
+pub(super) const NUMBER_MAX: u64 = u64::MAX - (1 << 32);
+
 /// A moment and a key as one sortable key: `|moment 8, big-endian|key|`.
 pub(super) fn moment_key(buffer: &mut Vec<u8>, moment: u64, key: &[u8]) {
     buffer.clear();
@@ -74,13 +78,14 @@ impl Totals {
         row
     }
 
-    /// `None` if the row is damaged.
+    /// `None` if the row is damaged, or its batch is above [`NUMBER_MAX`].
     pub(super) fn decode(row: &[u8]) -> Option<Self> {
         let (words, rest) = row.split_at_checked(24)?;
         if rest != Record::plain_checksum(words).to_le_bytes() {
             return None;
         }
         let word = |at: usize| Some(u64::from_le_bytes(*words.get(at..)?.first_chunk()?));
-        Some(Self { entries: word(0)?, bytes: word(8)?, batch: word(16)? })
+        let batch = word(16).filter(|number| *number <= NUMBER_MAX)?;
+        Some(Self { entries: word(0)?, bytes: word(8)?, batch })
     }
 }
