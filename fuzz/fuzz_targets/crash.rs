@@ -42,7 +42,10 @@ use torture::sim::{Call, Cutter, Fault, How, Sim};
 use torture::timeline::Timeline;
 
 const PATH: &str = "cache.larder";
-const STEPS_MAX: usize = 60;
+/// Enough for a few power cuts, each of which costs as much as many other steps.
+const STEPS_MAX: usize = 30;
+/// Entries of one step.
+const MANY_MAX: usize = 6;
 const KEYS: u8 = 12;
 /// The clock's time at the beginning, and between two steps.
 const START_NANOS: u64 = 1 << 50;
@@ -223,14 +226,16 @@ impl World {
                 self.step(What::Put(self.item(*key, *len), None), Some(*moment));
             }
             Act::InsertMany(items) => {
-                let items = items.iter().map(|(key, len)| self.item(*key, *len)).collect();
+                let items = items.iter().take(MANY_MAX);
+                let items = items.map(|(key, len)| self.item(*key, *len)).collect();
                 self.step(What::PutMany(items), None);
             }
             Act::Get(key) => self.get(key.key(), None),
             Act::GetAt(key, moment) => self.get(key.key(), Some(*moment)),
             Act::Remove(key) => self.step(What::Remove(key.key()), None),
             Act::RemoveMany(keys) => {
-                self.step(What::RemoveMany(keys.iter().map(|key| key.key()).collect()), None);
+                let keys = keys.iter().take(MANY_MAX).map(|key| key.key()).collect();
+                self.step(What::RemoveMany(keys), None);
             }
             Act::Clear => self.step(What::Clear, None),
             Act::Flush => self.step(What::Flush, None),
