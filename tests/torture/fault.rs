@@ -222,6 +222,17 @@ fn run_with(workload: Workload, operations: u64, seed: u64, sim: &Sim) -> Result
     }
     let calls = CALLS.map(|call| sim.calls(call));
     sim.set_fault(None);
+    everything_is_there(workload, sim, cache, &log)?;
+    Ok(calls)
+}
+
+/// Now, and after opening again.
+fn everything_is_there(
+    workload: Workload,
+    sim: &Sim,
+    cache: ByteCache,
+    log: &Log,
+) -> Result<(), String> {
     let all = log.ops.len();
     cache.reset_stats();
     let found = examine(&cache, log.limits)?;
@@ -230,5 +241,5 @@ fn run_with(workload: Workload, operations: u64, seed: u64, sim: &Sim) -> Result
     let cache = workload.open(sim).map_err(|e| format!("open after all: {e}"))?;
     let again = examine(&cache, log.limits)?;
     log.explain(&again, all, all, 0).map_err(|e| format!("after opening again: {e}"))?;
-    Ok(calls)
+    Ok(())
 }
