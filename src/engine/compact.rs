@@ -21,7 +21,7 @@ use crate::store::disk::{Compacted, Failure, Writer};
 use crate::trace;
 
 /// Time for a slice of the copy, between two commits.
-const SLICE: Duration = Duration::from_millis(50);
+const SLICE: Duration = Duration::from_millis(25);
 /// The occupied blocks are looked at after so many bytes have been put, or have gone, ...
 const LOOK_AFTER_BYTES: u64 = 1 << 20;
 /// ... of which each commit and each operation counts for so many at least.
@@ -35,9 +35,10 @@ const SMALL_COMMITS_ABOVE: Percent = Percent { of_charge: 160, of_copy: 110 };
 /// What part of the queue a commit takes, and how many operations at most: at least so many, and one
 /// for each so many entries. It writes the pages anew that it takes a row from.
 const FULL: (usize, usize, usize) = (EARLY_FRACTION, 1_024, 8);
-/// Likewise when dead space builds up, or a slice of a copy comes between the commits: who waits, waits
-/// for both.
+/// Likewise when dead space builds up.
 const SMALL: (usize, usize, usize) = (4 * EARLY_FRACTION, 256, 32);
+/// Likewise when a slice of a copy comes between the commits: who waits, waits for both.
+const SHARED: (usize, usize, usize) = (8 * EARLY_FRACTION, 128, 64);
 /// So many bytes are on top of each: below that nothing is worth a copy.
 const FREE_BYTES: u64 = 4 << 20;
 /// What an entry takes besides its charge, roughly; the last copy tells more exactly.
@@ -191,7 +192,11 @@ impl Upkeep {
     /// How much commits take at once.
     pub(super) fn pace(&self, writer: &Writer) -> Pace {
         let is_shared = writer.is_compacting();
-        let (fraction, min, part) = if is_shared || self.is_crowded { SMALL } else { FULL };
+        let (fraction, min, part) = match (is_shared, self.is_crowded) {
+            (true, _) => SHARED,
+            (false, true) => SMALL,
+            (false, false) => FULL,
+        };
         let ops_max = usize::try_from(writer.totals().entries).unwrap_or(usize::MAX) / part;
         Pace { fraction, ops_max: ops_max.max(min), is_shared }
     }
