@@ -7,6 +7,7 @@ mod device;
 mod errors;
 mod failure;
 mod files;
+mod golden;
 mod history;
 mod model;
 mod regressions;
