@@ -28,16 +28,15 @@ mod torture {
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use larder::{ByteCache, ErrorKind, ManualClock, Timestamp, WhenFull, WritePolicy};
+use larder::{ByteCache, ErrorKind, ManualClock, Timestamp, WritePolicy};
 use libfuzzer_sys::fuzz_target;
 use support::Rng;
 use torture::oracle::{
     Commits, Content, Found, Key, Limits, Log, Op, Stamps, check_order, examine,
 };
-use torture::script::{Item, Step, What};
+use torture::script::{AT_FLUSH, Item, Step, What};
 use torture::sim::{Call, Cutter, Fault, How, Sim};
 use torture::timeline::Timeline;
 
@@ -142,12 +141,6 @@ impl Setup {
     }
 
     fn open(self, sim: &Sim, clock: &ManualClock) -> larder::Result<ByteCache> {
-        let policy = WritePolicy::Behind {
-            max_delay: Duration::from_secs(3_600),
-            max_pending_ops: 1_000,
-            max_pending_bytes: 64 << 20,
-            when_full: WhenFull::default(),
-        };
         let builder = ByteCache::builder()
             .path(PATH)
             .volume(Arc::new(sim.clone()))
@@ -156,7 +149,7 @@ impl Setup {
             .disk_slack(None)
             .shards(2)
             .clock(clock.clone())
-            .write_policy(if self.through { WritePolicy::Through } else { policy });
+            .write_policy(if self.through { WritePolicy::Through } else { AT_FLUSH });
         match self.limits().entries {
             Some(entries) => builder.disk_max_entries(entries).open(),
             None => builder.open(),
@@ -195,7 +188,7 @@ fn insist<T>(mut call: impl FnMut() -> larder::Result<T>) -> T {
         match call() {
             Ok(done) => return done,
             Err(e) if e.kind() == ErrorKind::Io && attempt < ATTEMPTS_MAX => {
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(std::time::Duration::from_millis(5));
             }
             Err(e) => panic!("C1: {:?}: {e}", e.kind()),
         }

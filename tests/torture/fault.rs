@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{ByteCache, Timestamp, WhenFull, WritePolicy};
+use larder::{ByteCache, Timestamp, WritePolicy};
 
 use super::oracle::{Commits, Content, Found, Key, Limits, Log, NEVER, Op, Put, Stamps, examine};
+use super::script::AT_FLUSH;
 use super::sim::{Call, Fault, How, Sim};
 use super::{Budget, Figures, Progress, Violation};
 use crate::support::Rng;
@@ -42,12 +43,7 @@ impl Workload {
     fn open(self, sim: &Sim) -> larder::Result<ByteCache> {
         let policy = match self {
             Self::Through => WritePolicy::Through,
-            Self::Behind | Self::Limited => WritePolicy::Behind {
-                max_delay: Duration::from_secs(3_600),
-                max_pending_ops: 1_000,
-                max_pending_bytes: 64 << 20,
-                when_full: WhenFull::default(),
-            },
+            Self::Behind | Self::Limited => AT_FLUSH,
         };
         let builder = ByteCache::builder()
             .path(PATH)

@@ -23,6 +23,14 @@ const STEP_NANOS: u64 = 1_000;
 const KEYS: u64 = 150;
 const LARGE_BYTES: u64 = 100 << 10;
 
+/// No commits but those that are asked for.
+pub(crate) const AT_FLUSH: WritePolicy = WritePolicy::Behind {
+    max_delay: Duration::from_secs(3_600),
+    max_pending_ops: 1 << 20,
+    max_pending_bytes: 64 << 20,
+    when_full: WhenFull::Block(Duration::from_secs(30)),
+};
+
 /// What a cache file is used for as long as it lives, because it decides what the oracle must know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -75,7 +83,7 @@ impl Plan {
         let pending_max = [4, 64, 1 << 16][rng.index(3)];
         let policy = match kind {
             Kind::Through => WritePolicy::Through,
-            Kind::AtFlush => behind(Duration::from_secs(3600), 1 << 20),
+            Kind::AtFlush => AT_FLUSH,
             Kind::Unlimited | Kind::Threads if rng.below(4) == 0 => WritePolicy::Through,
             Kind::Unlimited | Kind::Threads | Kind::Rising => behind(delay, pending_max),
         };
