@@ -137,7 +137,7 @@ impl Default for WhenFull {
 /// std::fs::write(&path, &bytes[..bytes.len() / 2])?;   // half of it is lost
 ///
 /// let error = open(DamagePolicy::Fail).unwrap_err();
-/// assert_eq!(error.kind(), ErrorKind::Corrupt);        // the file is as it was
+/// assert_eq!(error.kind(), ErrorKind::Corrupt);        // the file is where it was
 /// let cache = open(DamagePolicy::SetAside)?;           // it is renamed
 /// assert!(cache.is_empty() && folder.path().join("cache.larder.damaged").exists());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -147,7 +147,8 @@ pub enum DamagePolicy {
     /// Rename it to `*.damaged`, in the place of the one before, log that, and start empty.
     #[default]
     SetAside,
-    /// Fail to open, with `ErrorKind::Corrupt`.
+    /// Fail to open, with `ErrorKind::Corrupt`. The file stays where it is; the storage engine may have
+    /// begun to repair it.
     Fail,
 }
 

@@ -39,8 +39,8 @@ pub enum ErrorKind {
     /// The file was written by a newer format, or with other rkyv format features, than this
     /// build reads. The file is untouched.
     Version,
-    /// The file is damaged. It is untouched; with the default damage policy it would have been
-    /// set aside instead.
+    /// The file is damaged. It stays where it is, where the storage engine may have begun a repair;
+    /// with the default damage policy it would have been set aside instead.
     Corrupt,
     /// The file exists and was not written by this crate. It is untouched.
     Foreign,
