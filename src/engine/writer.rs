@@ -34,9 +34,11 @@ use crate::sync::atomic::Ordering;
 use crate::sync::thread;
 use crate::trace;
 
-/// A batch of at least this many operations is committed so that opening after a crash is quick: it
-/// costs a tenth there, and half the speed of single writes.
+/// A batch of at least this many operations, or of none, is committed so that opening after a crash is
+/// quick: it costs a tenth there, and half the speed of single writes ...
 const QUICK_REPAIR_OPS: usize = 100;
+/// ... which is spent where entries have at least this many bytes: opening would take half a second.
+const QUICK_REPAIR_BYTES: u64 = 256 << 20;
 /// Touches that go along with a batch at most.
 const TOUCHES_PER_BATCH: usize = 1 << 14;
 /// The first pause after a failure, and the longest.
@@ -132,7 +134,10 @@ impl Core {
             sweep,
             repair: work.repair.as_ref().map(|(repair, _)| repair.as_ref()),
             is_valid: &is_valid,
-            quick_repair: ops.len() >= QUICK_REPAIR_OPS || work.flush.is_some() || work.close,
+            quick_repair: !(1..QUICK_REPAIR_OPS).contains(&ops.len())
+                || writer.totals().bytes >= QUICK_REPAIR_BYTES
+                || work.flush.is_some()
+                || work.close,
             listening: self.is_listening(),
         };
         loop {
