@@ -105,6 +105,18 @@ impl<H: Weighed> Builder<H> {
 
     /// The file of the disk tier. Missing folders are made; beside it are a lock file (`*.lock`)
     /// and, after damage, one file that was set aside (`*.damaged`). Default: none, memory only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).open()?;
+    /// cache.insert(b"key", b"there after a restart")?;
+    /// cache.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.path = Some(path.into());
         self
@@ -143,6 +155,18 @@ impl<H: Weighed> Builder<H> {
     }
 
     /// The most entries in memory; 0 with a path means disk only. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(2).open()?;
+    /// for key in [b"a", b"b", b"c"] {
+    ///     cache.insert(key, b"value")?;
+    /// }
+    /// assert_eq!(cache.memory_len(), 2);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[doc(alias = "max_capacity")]
     pub fn memory_max_entries(mut self, entries: u64) -> Self {
         self.config.memory.entries = Some(entries);
@@ -151,12 +175,38 @@ impl<H: Weighed> Builder<H> {
 
     /// The most bytes in memory: the sum of key and value bytes, or of weights. What an entry takes
     /// on top is in the README. 0 with a path means disk only. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_bytes(100).open()?;
+    /// cache.insert(b"key", &[0; 90])?;
+    /// cache.insert(b"new", &[0; 90])?;
+    /// assert_eq!((cache.memory_len(), cache.memory_bytes()), (1, 93));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn memory_max_bytes(mut self, bytes: u64) -> Self {
         self.config.memory.bytes = Some(bytes);
         self
     }
 
     /// The most entries on disk, at least 1. Needs a path. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).disk_max_entries(2).open()?;
+    /// for key in [b"a", b"b", b"c"] {
+    ///     cache.insert(key, b"value")?;
+    /// }
+    /// cache.flush()?;
+    /// assert_eq!(cache.disk_len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disk_max_entries(mut self, entries: u64) -> Self {
         self.config.disk.entries = Some(entries);
         self
@@ -164,6 +214,20 @@ impl<H: Weighed> Builder<H> {
 
     /// The most bytes on disk, at least 1: the sum of key and value bytes, or of weights. The file is
     /// larger. Needs a path. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).disk_max_bytes(100).open()?;
+    /// cache.insert(b"key", &[0; 90])?;
+    /// cache.insert(b"new", &[0; 90])?;
+    /// cache.flush()?;
+    /// assert_eq!((cache.disk_len(), cache.disk_bytes()), (1, 93));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disk_max_bytes(mut self, bytes: u64) -> Self {
         self.config.disk.bytes = Some(bytes);
         self
@@ -175,6 +239,17 @@ impl<H: Weighed> Builder<H> {
     /// entry or a batch above a 32nd of it is refused, and commits are smaller. A file that is already
     /// larger when it is opened gets below with its first compaction. Needs a path. Default: no
     /// bound; the file is then compacted at some 2.1 times the bytes of its entries.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).disk_max_file_bytes(64 << 20).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disk_max_file_bytes(mut self, bytes: u64) -> Self {
         self.config.disk_max_file_bytes = Some(bytes);
         self
@@ -182,6 +257,23 @@ impl<H: Weighed> Builder<H> {
 
     /// How long an entry stays in memory after it was inserted or promoted. With a disk tier it is a
     /// disk hit after that, and is promoted anew; without one it is gone. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{ByteCache, ManualClock, Timestamp};
+    /// let clock = ManualClock::new(Timestamp::from_secs(1_000));
+    /// let cache = ByteCache::builder()
+    ///     .memory_max_entries(10)
+    ///     .memory_time_to_live(Duration::from_secs(60))
+    ///     .clock(clock.clone())
+    ///     .open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// clock.advance(Duration::from_secs(61));
+    /// assert!(cache.get(b"key")?.is_none());
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[doc(alias = "time_to_live")]
     pub fn memory_time_to_live(mut self, ttl: Duration) -> Self {
         self.config.memory_time_to_live = Some(ttl);
@@ -190,12 +282,48 @@ impl<H: Weighed> Builder<H> {
 
     /// How long an entry stays in the cache after it was inserted, restarts included. Needs a path.
     /// Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache =
+    ///     ByteCache::builder().path(path).disk_time_to_live(Duration::from_secs(3_600)).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.expires_at(), Some(entry.created_at() + Duration::from_secs(3_600)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disk_time_to_live(mut self, ttl: Duration) -> Self {
         self.config.disk_time_to_live = Some(ttl);
         self
     }
 
     /// How long an entry stays in the cache without being accessed. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{ByteCache, ManualClock, Timestamp};
+    /// let clock = ManualClock::new(Timestamp::from_secs(1_000));
+    /// let cache = ByteCache::builder()
+    ///     .memory_max_entries(10)
+    ///     .time_to_idle(Duration::from_secs(60))
+    ///     .clock(clock.clone())
+    ///     .open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// clock.advance(Duration::from_secs(50));
+    /// assert!(cache.get(b"key")?.is_some());
+    /// clock.advance(Duration::from_secs(50));
+    /// assert!(cache.get(b"key")?.is_some());
+    /// clock.advance(Duration::from_secs(61));
+    /// assert!(cache.get(b"key")?.is_none());
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn time_to_idle(mut self, idle: Duration) -> Self {
         self.config.time_to_idle = Some(idle);
         self
@@ -203,12 +331,34 @@ impl<H: Weighed> Builder<H> {
 
     /// The largest charge of an entry that is kept in memory; larger ones live on disk only. Needs a
     /// path. Default: the byte limit of memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).max_memory_entry_bytes(1_000).open()?;
+    /// cache.insert(b"large", &[0; 5_000])?;
+    /// assert_eq!((cache.memory_len(), cache.len()), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_memory_entry_bytes(mut self, bytes: u64) -> Self {
         self.config.max_memory_entry_bytes = Some(bytes);
         self
     }
 
     /// The longest key in bytes, as encoded: 1 to 4096. Default: 256.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, ErrorKind};
+    /// let cache = ByteCache::builder().memory_max_entries(10).max_key_bytes(4).open()?;
+    /// let error = cache.insert(b"too long", b"value").unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::InvalidKey);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn max_key_bytes(mut self, bytes: usize) -> Self {
         self.config.max_key_bytes = bytes;
         self
@@ -218,12 +368,38 @@ impl<H: Weighed> Builder<H> {
     /// dropped. Raise it when values of one type change their meaning. A type is told by its name and by
     /// size, alignment and layout of its archived form; the layout does not tell numbers of one size
     /// apart (`i32` for `u32`, or two fields swapped), nor names of fields. Default: 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(&path).schema_version(1).open()?;
+    /// cache.insert(b"key", b"as it was written then")?;
+    /// cache.close()?;
+    /// let cache = ByteCache::builder().path(&path).schema_version(2).open()?;
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn schema_version(mut self, version: u32) -> Self {
         self.config.schema_version = version;
         self
     }
 
     /// When writes reach the disk. Default: [`WritePolicy::behind`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, WritePolicy};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).write_policy(WritePolicy::Through).open()?;
+    /// cache.insert(b"key", b"durable now")?;
+    /// assert_eq!(cache.disk_len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write_policy(mut self, policy: WritePolicy) -> Self {
         self.config.write_policy = policy;
         self
@@ -234,30 +410,86 @@ impl<H: Weighed> Builder<H> {
     /// are committed, so until then it holds that much more; a write that would exceed it waits for a
     /// commit. More makes writes to a small disk tier faster, less makes its hits more exact; `None`, or
     /// [`WhenFull::Shed`](crate::WhenFull::Shed): the queue's own bounds only. Default: 64.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).disk_max_entries(1_000).disk_slack(None).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disk_slack(mut self, part: impl Into<Option<u32>>) -> Self {
         self.config.disk_slack = part.into();
         self
     }
 
     /// What to do with a damaged file. Default: [`DamagePolicy::SetAside`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, DamagePolicy};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).on_damage(DamagePolicy::Fail).open()?;
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_damage(mut self, policy: DamagePolicy) -> Self {
         self.config.on_damage = policy;
         self
     }
 
     /// What to do with a file of another type. Default: [`SchemaPolicy::Fail`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, SchemaPolicy};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).on_schema_mismatch(SchemaPolicy::StartEmpty).open()?;
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_schema_mismatch(mut self, policy: SchemaPolicy) -> Self {
         self.config.on_schema_mismatch = policy;
         self
     }
 
     /// What callers see when the disk fails. Default: [`ErrorPolicy::Degrade`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, ErrorPolicy};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).error_policy(ErrorPolicy::Strict).open()?;
+    /// assert!(cache.get(b"key")?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn error_policy(mut self, policy: ErrorPolicy) -> Self {
         self.config.error_policy = policy;
         self
     }
 
     /// Where time comes from. Default: the system's clocks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, ManualClock, Timestamp};
+    /// let clock = ManualClock::new(Timestamp::from_secs(1_000));
+    /// let cache = ByteCache::builder().memory_max_entries(10).clock(clock.clone()).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert!(entry.created_at() < Timestamp::from_secs(1_001));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.config.clock = Some(Arc::new(clock));
         self
@@ -266,6 +498,15 @@ impl<H: Weighed> Builder<H> {
     /// The number of shards of memory, 1 to 4096, rounded up to a power of two. More let more
     /// threads in at once and make eviction look further; the order is the same with any number.
     /// Default: four per core, fewer for few entries.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(1_000_000).shards(64).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn shards(mut self, shards: usize) -> Self {
         self.config.shards = Some(shards);
         self
@@ -274,6 +515,17 @@ impl<H: Weighed> Builder<H> {
     /// Memory for pages of the file, on top of the memory tier; filled as the file is read and
     /// written. Half of it is room for a commit. A 25th more goes to what reads remember of the index.
     /// A small file needs its own length at most. Default: 128 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).disk_cache_bytes(16 << 20).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disk_cache_bytes(mut self, bytes: usize) -> Self {
         self.config.disk_cache_bytes = bytes;
         self
@@ -284,6 +536,19 @@ impl Builder<ByteCache> {
     /// What an entry counts against byte limits, by key and value; at most 2^56. Called once per
     /// insert, before anything changes, so a panic in it reaches the caller of the insert and does
     /// no harm. Default: key bytes plus value bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder()
+    ///     .memory_max_bytes(100)
+    ///     .weigher(|_key, value| 10 * value.len() as u64)
+    ///     .open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// assert_eq!(cache.memory_bytes(), 50);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn weigher(
         mut self,
         weigher: impl Fn(&[u8], &[u8]) -> u64 + Send + Sync + 'static,
@@ -328,6 +593,16 @@ impl Builder<ByteCache> {
     ///
     /// `InvalidOption` for options that make no sense; with a path, also `Io`, `Locked`, `Foreign`,
     /// `Version`, `Schema` and `Corrupt`. The file is untouched then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, ErrorKind};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let error = ByteCache::builder().shards(0).open().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[doc(alias = "build")]
     pub fn open(self) -> Result<ByteCache> {
         ByteCache::open(self.config, self.weigher, self.listener)
@@ -338,6 +613,19 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Builder<Cache<K, V>> {
     /// What an entry counts against byte limits, by key and value; at most 2^56. Called once per
     /// insert, before anything changes, so a panic in it reaches the caller of the insert and does
     /// no harm. Default: key bytes plus the bytes of the archived value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::Cache;
+    /// let cache: Cache<u64, Vec<u32>> = Cache::builder()
+    ///     .memory_max_bytes(100)
+    ///     .weigher(|_key, value: &Vec<u32>| 10 * value.len() as u64)
+    ///     .open()?;
+    /// cache.insert(&1, &vec![2, 3, 5])?;
+    /// assert_eq!(cache.memory_bytes(), 30);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn weigher(mut self, weigher: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.weigher = Some(Arc::new(weigher));
         self
@@ -382,6 +670,16 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Builder<Cache<K, V>> {
     ///
     /// `InvalidOption` for options that make no sense; with a path, also `Io`, `Locked`, `Foreign`,
     /// `Version`, `Schema` and `Corrupt`. The file is untouched then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{Cache, ErrorKind};
+    /// let cache = Cache::<u64, String>::builder().memory_max_entries(10).open()?;
+    /// let error = Cache::<u64, String>::builder().shards(0).open().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[doc(alias = "build")]
     pub fn open(self) -> Result<Cache<K, V>> {
         Cache::open(self.config, self.weigher, self.listener)

@@ -157,22 +157,68 @@ impl<V: ?Sized> Entry<V> {
     }
 
     /// The key's bytes (for typed caches: as encoded by [`CacheKey`](crate::CacheKey)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.key(), b"key");
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn key(&self) -> &[u8] {
         self.found.record.key()
     }
 
     /// What the entry counts against the byte limits: key bytes and value bytes, or its weight.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.size_bytes(), 3 + 5);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn size_bytes(&self) -> u64 {
         self.found.record.charge()
     }
 
     /// When this value was inserted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions, Timestamp};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().timestamp(Timestamp::from_secs(9));
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.created_at(), Timestamp::from_secs(9));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn created_at(&self) -> Timestamp {
         Timestamp::from_nanos(self.found.record.header().created)
     }
 
     /// When the entry was last accessed: the timestamp that decides its place in the eviction
     /// order. For an entry that `get` gave, the timestamp of that `get`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions, Timestamp};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().timestamp(Timestamp::from_secs(9));
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert!(entry.accessed_at() > Timestamp::from_secs(9)); // by that `get`
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn accessed_at(&self) -> Timestamp {
         Timestamp::from_nanos(self.found.accessed)
     }
@@ -180,6 +226,19 @@ impl<V: ?Sized> Entry<V> {
     /// When the entry expires unless it is accessed before; `None` if it never does. A shorter
     /// time-to-live of the memory tier in front of a disk tier is not counted: the entry is still
     /// in the cache after it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().ttl(Duration::from_secs(60));
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.expires_at(), Some(entry.created_at() + Duration::from_secs(60)));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn expires_at(&self) -> Option<Timestamp> {
         Some(self.expiry()).filter(|e| *e != NEVER).map(Timestamp::from_nanos)
     }
@@ -192,12 +251,36 @@ impl<V: ?Sized> Entry<V> {
 
     /// How long it is until the entry expires, by the cache's clock: `None` if it never does,
     /// zero if it has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().ttl(Duration::from_secs(60));
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert!(entry.ttl_remaining().is_some_and(|left| left <= Duration::from_secs(60)));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn ttl_remaining(&self) -> Option<Duration> {
         let now = self.now();
         self.expires_at().map(|e| Duration::from_nanos(e.as_nanos().saturating_sub(now)))
     }
 
     /// Whether the entry has expired since it was read, by the cache's clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert!(!entry.is_expired());
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn is_expired(&self) -> bool {
         self.now() > self.expiry()
     }
@@ -207,17 +290,52 @@ impl<V: ?Sized> Entry<V> {
     }
 
     /// The entry's tags, sorted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().tags(["b", "a"]);
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.tags().collect::<Vec<_>>(), ["a", "b"]);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn tags(&self) -> impl Iterator<Item = &str> {
         attribute_lists(self.found.record.attributes()).0
     }
 
     /// The entry's metadata, sorted by name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().metadata([("type", "text/html")]);
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.metadata().next(), Some(("type", "text/html")));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut words = attribute_lists(self.found.record.attributes()).1;
         std::iter::from_fn(move || Some((words.next()?, words.next()?)))
     }
 
     /// The tier that answered.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, Tier};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.tier(), Tier::Memory);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn tier(&self) -> Tier {
         self.found.tier
     }
@@ -230,6 +348,17 @@ impl<V: CacheValue> Entry<V> {
     ///
     /// If the type's own `Deserialize` refuses an archive that its `Serialize` made; those that
     /// rkyv derives do not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::Cache;
+    /// let cache: Cache<str, Vec<u32>> = Cache::builder().memory_max_entries(10).open()?;
+    /// cache.insert("primes", &vec![2, 3])?;
+    /// let primes: Vec<u32> = cache.get("primes")?.expect("just inserted").to_owned();
+    /// assert_eq!(primes, [2, 3]);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn to_owned(&self) -> V {
         match deserialize::<V>(self) {
             Ok(value) => value,
@@ -259,6 +388,18 @@ impl Entry<[u8]> {
     }
 
     /// A copy of the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// let value: Vec<u8> = entry.to_owned();
+    /// assert_eq!(value, b"value");
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn to_owned(&self) -> Vec<u8> {
         self.to_vec()
     }
@@ -322,6 +463,19 @@ pub struct InsertOptions {
 impl InsertOptions {
     /// The entry expires when it is older than this. Resolution: the clock's, 10 ms or better.
     /// Default: the time-to-live of the tiers, which also applies if it is shorter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().ttl(Duration::from_secs(60));
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert!(entry.expires_at().is_some());
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
@@ -329,6 +483,18 @@ impl InsertOptions {
     }
 
     /// The time of the insert, for order and age. Default: the cache's clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions, Timestamp};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().timestamp(Timestamp::from_secs(9));
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.created_at(), Timestamp::from_secs(9));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[must_use]
     pub fn timestamp(mut self, timestamp: Timestamp) -> Self {
         self.timestamp = Some(timestamp);
@@ -337,6 +503,18 @@ impl InsertOptions {
 
     /// Names kept with the entry, to find and invalidate it by (not yet). Each at most 65,535 bytes, and
     /// 1 MiB together with the metadata. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().tags(["news"]);
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert!(entry.tags().any(|tag| tag == "news"));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[must_use]
     pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.tags = tags.into_iter().map(Into::into).collect();
@@ -345,6 +523,18 @@ impl InsertOptions {
 
     /// Pairs of strings to keep with the entry; limits as for [`Self::tags`]. They are not counted
     /// in the entry's charge. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().metadata([("etag", "7")]);
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.metadata().count(), 1);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[must_use]
     pub fn metadata<N: Into<String>, T: Into<String>>(
         mut self,
@@ -356,6 +546,18 @@ impl InsertOptions {
 
     /// What the entry counts against byte limits, instead of key and value bytes or what the
     /// weigher says; at most 2^56. Default: not set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, InsertOptions};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// let options = InsertOptions::default().weight(100);
+    /// cache.insert_with(b"key", b"value", &options)?;
+    /// let entry = cache.get(b"key")?.expect("just inserted");
+    /// assert_eq!(entry.size_bytes(), 100);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     #[must_use]
     pub fn weight(mut self, weight: u64) -> Self {
         self.weight = Some(weight);

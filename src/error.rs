@@ -97,6 +97,15 @@ impl Error {
     }
 
     /// What went wrong, to match on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, ErrorKind};
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// assert_eq!(cache.get(b"").unwrap_err().kind(), ErrorKind::InvalidKey);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }

@@ -76,17 +76,52 @@ pub struct Stats {
 
 impl Stats {
     /// Hits over gets, from 0 to 1; 0 before the first get.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// cache.get(b"key")?;
+    /// cache.get(b"other")?;
+    /// assert_eq!(cache.stats().hit_ratio(), 0.5);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn hit_ratio(&self) -> f64 {
         ratio(self.memory_hits + self.disk_hits, self.gets)
     }
 
     /// How full the memory tier is: bytes over the byte limit, else entries over the entry limit,
     /// else 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// let cache = ByteCache::builder().memory_max_entries(10).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// assert_eq!(cache.stats().memory_utilization(), 0.1);
+    /// # Ok::<(), larder::Error>(())
+    /// ```
     pub fn memory_utilization(&self) -> f64 {
         self.memory_limits.utilization(self.memory_entries, self.memory_bytes)
     }
 
     /// How full the disk tier is, likewise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).disk_max_entries(4).open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// cache.flush()?;
+    /// assert_eq!(cache.stats().disk_utilization(), 0.25);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disk_utilization(&self) -> f64 {
         self.disk_limits.utilization(self.disk_entries, self.disk_bytes)
     }

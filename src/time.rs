@@ -56,26 +56,62 @@ pub struct Timestamp(u64);
 
 impl Timestamp {
     /// The current time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::Timestamp;
+    /// assert!(Timestamp::now() > Timestamp::from_secs(1_700_000_000));
+    /// ```
     pub fn now() -> Self {
         Self(system_nanos())
     }
 
     /// A timestamp from nanoseconds since the Unix epoch.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::Timestamp;
+    /// assert_eq!(Timestamp::from_nanos(1_500_000), Timestamp::from_nanos(1_500_000));
+    /// assert_eq!(Timestamp::from_nanos(7).as_nanos(), 7);
+    /// ```
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
     /// A timestamp from milliseconds since the Unix epoch. Saturates at the latest timestamp.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::Timestamp;
+    /// assert_eq!(Timestamp::from_millis(2).as_nanos(), 2_000_000);
+    /// ```
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis.saturating_mul(1_000_000))
     }
 
     /// A timestamp from seconds since the Unix epoch. Saturates at the latest timestamp.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::Timestamp;
+    /// assert_eq!(Timestamp::from_secs(2), Timestamp::from_millis(2_000));
+    /// ```
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1_000_000_000))
     }
 
     /// Nanoseconds since the Unix epoch.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::Timestamp;
+    /// assert_eq!(Timestamp::from_secs(1).as_nanos(), 1_000_000_000);
+    /// ```
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
@@ -128,21 +164,55 @@ pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
     /// A clock that shows `start`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ManualClock, Timestamp};
+    /// assert_eq!(ManualClock::new(Timestamp::from_secs(5)).now(), Timestamp::from_secs(5));
+    /// ```
     pub fn new(start: Timestamp) -> Self {
         Self(Arc::new(AtomicU64::new(start.0)))
     }
 
     /// The time it shows.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ManualClock, Timestamp};
+    /// let clock = ManualClock::new(Timestamp::from_secs(5));
+    /// assert_eq!(clock.now(), clock.clone().now());
+    /// ```
     pub fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::SeqCst))
     }
 
     /// Moves it to `time`, forwards or backwards.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ManualClock, Timestamp};
+    /// let clock = ManualClock::new(Timestamp::from_secs(5));
+    /// clock.set(Timestamp::from_secs(3));
+    /// assert_eq!(clock.now(), Timestamp::from_secs(3));
+    /// ```
     pub fn set(&self, time: Timestamp) {
         self.0.store(time.0, Ordering::SeqCst);
     }
 
     /// Moves it forwards. Saturates at the latest timestamp.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{ManualClock, Timestamp};
+    /// let clock = ManualClock::new(Timestamp::from_secs(5));
+    /// clock.advance(Duration::from_secs(2));
+    /// assert_eq!(clock.now(), Timestamp::from_secs(7));
+    /// ```
     pub fn advance(&self, by: Duration) {
         let by = nanos_of(by);
         let _ =

@@ -40,6 +40,18 @@ impl fmt::Debug for VerifyOptions<'_> {
 
 impl<'p> VerifyOptions<'p> {
     /// Whether to put right what is found. Damaged rows are dropped. Default: no.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, VerifyOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).open()?;
+    /// let report = cache.verify_with(VerifyOptions::default().repair(true))?;
+    /// assert!(report.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn repair(mut self, repair: bool) -> Self {
         self.repair = repair;
         self
@@ -47,6 +59,18 @@ impl<'p> VerifyOptions<'p> {
 
     /// Is called with the rows looked at so far and their number, about a thousand rows apart, and
     /// once at the end. Nothing is held meanwhile, so it may sleep to go easy on the disk.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, VerifyOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).open()?;
+    /// let options = VerifyOptions::default().progress(|done, total| assert!(done <= total));
+    /// cache.verify_with(options)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn progress(mut self, progress: impl FnMut(u64, u64) + 'p) -> Self {
         self.progress = Some(Box::new(progress));
         self
@@ -96,6 +120,17 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     /// Whether nothing was found.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::ByteCache;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder().path(path).open()?;
+    /// assert!(cache.verify()?.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_ok(&self) -> bool {
         let Self { damaged, missing_rows, stray_rows, unordered, wrong_deadlines, .. } = self;
         let faults = [damaged, missing_rows, stray_rows, unordered, wrong_deadlines];
