@@ -496,7 +496,8 @@ fn damage_that_keeps_a_commit_from_succeeding_has_the_file_set_aside() {
     let sound = place.bytes();
     let mut rng = Rng::new(5);
     let mut set_aside = 0;
-    for round in 0..200 {
+    // Mostly it is found when the file is opened.
+    for round in 0..1_000 {
         let number = 1 + rng.index(sound.len() / PAGE - 1);
         let page = number * PAGE..(number + 1) * PAGE;
         if sound[page.clone()].iter().all(|byte| *byte == 0) {
@@ -514,9 +515,12 @@ fn damage_that_keeps_a_commit_from_succeeding_has_the_file_set_aside() {
         assert_eq!(cache.health().disk, Some(larder::TierHealth::Ok), "round {round}");
         set_aside += usize::from(!there_before && place.beside(".damaged").exists());
         cache.close().unwrap();
+        if set_aside > 0 && round > 200 {
+            return;
+        }
         let _ = fs::remove_file(place.beside(".damaged"));
     }
-    assert!(set_aside > 0);
+    panic!("no file was set aside while it was open");
 }
 
 /// Flips a bit wherever `text` stands in the file; gives how often that was.
