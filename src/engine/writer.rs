@@ -179,7 +179,7 @@ impl Core {
             fulls += usize::from(failure.is_full());
             let room = ROOM_PARTS.get(fulls.wrapping_sub(2)).filter(|_| failure.is_full());
             let how = match room {
-                _ if damages > 1 => Pause::Hopeless,
+                _ if damages > 1 || failure.damaged && pause == Pause::Yes => Pause::Hopeless,
                 Some(_) => Pause::No,
                 None => pause,
             };
