@@ -67,9 +67,9 @@ impl ByteCache {
             }));
         }
         let schema = Schema {
-            rkyv: "none".to_owned(),
-            key: "bytes".to_owned(),
-            value: "bytes".to_owned(),
+            rkyv: || "none".to_owned(),
+            key: || "bytes".to_owned(),
+            value: || "bytes".to_owned(),
             validator: |_| true,
         };
         Ok(Self { engine: Engine::open(config, &schema)?, weigher })

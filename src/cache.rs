@@ -101,9 +101,9 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
             }));
         }
         let schema = Schema {
-            rkyv: format_name(),
-            key: K::encoding_name(),
-            value: layout_name::<V>(),
+            rkyv: format_name,
+            key: K::encoding_name,
+            value: layout_name::<V>,
             validator: is_valid::<V>,
         };
         let engine = Engine::open(config, &schema)?;

@@ -35,13 +35,6 @@ pub(super) struct FileBound {
     settled: bool,
 }
 
-/// What is to be done about the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    Nothing,
-    Compaction,
-}
-
 /// Bytes that one commit puts at most, beneath a bound.
 pub(super) fn commit_bytes(max: u64) -> u64 {
     max / 32
@@ -82,21 +75,21 @@ impl FileBound {
         Limits { entries: part(totals.entries), bytes: part(totals.bytes) }
     }
 
-    /// What is to be done after a commit.
-    pub(super) fn look(&mut self, occupied: u64, copy: u64) -> Need {
+    /// Whether a compaction is due after a commit.
+    pub(super) fn wants_compaction(&mut self, occupied: u64, copy: u64) -> bool {
         let (both, copy) = (percent(self.max, BOTH), copy / 100 * COPY_PERCENT);
         self.settled |= occupied <= both;
         let begin = both.saturating_sub(copy).saturating_sub(percent(self.max, MEANWHILE));
         if occupied <= begin {
-            return Need::Nothing;
+            return false;
         }
         if self.settled && occupied.saturating_add(copy) > both {
             // Evict first.
             let room = both.saturating_sub(occupied).saturating_sub(percent(self.max, MEANWHILE));
             self.squeezed = Some(room * 100 / COPY_PERCENT);
-            return Need::Nothing;
+            return false;
         }
-        Need::Compaction
+        true
     }
 
     /// Whether a compaction has to be given up, since it takes more than was expected.

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use crate::engine::bound::{FileBound, Need};
+use crate::engine::bound::FileBound;
 use crate::engine::queue::{EARLY_FRACTION, Pace, Work};
 use crate::engine::writer::Pause;
 use crate::engine::{Core, DiskSide};
@@ -160,15 +160,18 @@ impl Upkeep {
         estimate.min(writer.occupied().unwrap_or(u64::MAX))
     }
 
-    /// Whether the bound for the file asks for a compaction, or allows one that is under way.
-    fn fits_bound(&mut self, writer: &Writer) -> bool {
-        let copy = self.copy_at_most(writer);
-        let Some(bound) = &mut self.bound else { return true };
-        let occupied = writer.occupied().unwrap_or(0);
-        if writer.is_compacting() {
-            return !bound.is_too_much(occupied.saturating_add(writer.copy_occupies()), copy);
+    /// Asks the bound for the file, if there is one, about what file and copy occupy.
+    fn ask_bound(
+        &mut self,
+        writer: &Writer,
+        question: impl FnOnce(&mut FileBound, u64, u64) -> bool,
+    ) -> bool {
+        if self.bound.is_none() {
+            return false;
         }
-        bound.look(occupied, copy) == Need::Compaction
+        let copy = self.copy_at_most(writer);
+        let occupied = writer.occupied().unwrap_or(0);
+        self.bound.as_mut().is_some_and(|bound| question(bound, occupied, copy))
     }
 
     /// Whether a compaction is asked for, or worth it.
@@ -176,7 +179,7 @@ impl Upkeep {
         if self.ticket.is_some() {
             return true;
         }
-        if self.bound.is_some() && self.fits_bound(writer) {
+        if self.ask_bound(writer, FileBound::wants_compaction) {
             return true;
         }
         let held = writer.totals().bytes;
@@ -240,10 +243,14 @@ impl Core {
         if begun.is_ok() && !writer.is_compacting() {
             return true;
         }
-        if writer.is_compacting() && !upkeep.fits_bound(writer) {
+        let too_much = writer.is_compacting()
+            && upkeep.ask_bound(writer, |bound, occupied, copy| {
+                bound.is_too_much(occupied.saturating_add(writer.copy_occupies()), copy)
+            });
+        if too_much {
             writer.cancel_compaction();
             let sentence = "it takes more room than disk_max_file_bytes allows; entries go first";
-            disk.end_compaction(upkeep, Err(&Failure::suspicion(sentence)));
+            disk.end_compaction(upkeep, Err(&Failure::because(sentence)));
             return true;
         }
         let totals = writer.totals();

@@ -1,11 +1,9 @@
 //! How the disk tier is: where the engine notes that it fails, and what becomes of it then.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::config::ErrorPolicy;
 use crate::engine::pending::Side;
 use crate::engine::queue::{Load, Room};
-use crate::engine::{Core, DiskSide};
+use crate::engine::{Core, DiskSide, call_out};
 use crate::error::{Error, Result};
 use crate::health::TierHealth;
 use crate::store::Totals;
@@ -57,9 +55,7 @@ impl Core {
     fn tell_health(&self) {
         let Some(listener) = &self.config.health_listener else { return };
         let health = self.health();
-        if catch_unwind(AssertUnwindSafe(|| listener(health))).is_err() {
-            trace::warn("the health listener panicked", &"the cache goes on");
-        }
+        call_out("the health listener panicked", || listener(health));
     }
 
     /// The disk fails, and there is no room for what it is to be told. It cannot be left with values

@@ -22,12 +22,12 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::time::{Ticker, nanos_of};
 use crate::trace::trace_op;
 
-/// What a file of this cache holds.
+/// What a file of this cache holds; the names are made where there is a file.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
-    pub(crate) rkyv: String,
-    pub(crate) key: String,
-    pub(crate) value: String,
+    pub(crate) rkyv: fn() -> String,
+    pub(crate) key: fn() -> String,
+    pub(crate) value: fn() -> String,
     pub(crate) validator: fn(&[u8]) -> bool,
 }
 
@@ -78,9 +78,9 @@ impl Engine {
                     SchemaPolicy::Fail => OnOtherType::Fail,
                     SchemaPolicy::StartEmpty => OnOtherType::StartEmpty,
                 },
-                rkyv: schema.rkyv.clone(),
-                key: schema.key.clone(),
-                value: schema.value.clone(),
+                rkyv: (schema.rkyv)(),
+                key: (schema.key)(),
+                value: (schema.value)(),
                 schema_version: config.schema_version,
             })?),
         };

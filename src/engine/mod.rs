@@ -118,6 +118,13 @@ impl DiskSide {
     }
 }
 
+/// Calls a listener, whose panic harms nothing.
+fn call_out(panicked: &str, listener: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(listener)).is_err() {
+        trace::warn(panicked, &"the cache goes on");
+    }
+}
+
 /// Durations in nanoseconds; [`NEVER`] for none.
 #[derive(Debug, Clone, Copy)]
 struct Lifetimes {
@@ -272,9 +279,7 @@ impl Core {
         let Some(listener) = &self.config.listener else { return };
         for (record, stamp, tier, cause) in garbage.records {
             let found = self.found(record, stamp, tier);
-            if catch_unwind(AssertUnwindSafe(|| listener(found, cause))).is_err() {
-                trace::warn("the eviction listener panicked", &"the cache goes on");
-            }
+            call_out("the eviction listener panicked", || listener(found, cause));
         }
     }
 

@@ -87,7 +87,7 @@ impl Core {
     /// Commits one piece of work; `false` if the cache is closing and the disk fails.
     fn work_off(&self, disk: &DiskSide, writer: &mut Writer, work: &Work) -> bool {
         if let Some(reason) = &work.suspect {
-            let failure = Failure::suspicion(reason);
+            let failure = Failure::because(reason);
             if !self.recover(disk, writer, failure, Pause::No).1 {
                 return false;
             }
@@ -165,7 +165,7 @@ impl Core {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
         let mut pause = Pause::No;
-        let (mut damages, mut fulls) = (0, 0);
+        let mut fulls = 0;
         loop {
             let (committed, seen) = self.try_once(writer, batch);
             let failure = match committed {
@@ -175,11 +175,11 @@ impl Core {
                 }
                 Err(failure) => failure,
             };
-            damages += u32::from(failure.damaged);
-            fulls += usize::from(failure.is_full());
-            let room = ROOM_PARTS.get(fulls.wrapping_sub(2)).filter(|_| failure.is_full());
+            let full = failure.is_full();
+            fulls += usize::from(full);
+            let room = if full && fulls > 1 { ROOM_PARTS.get(fulls - 2) } else { None };
             let how = match room {
-                _ if damages > 1 || failure.damaged && pause == Pause::Yes => Pause::Hopeless,
+                _ if failure.damaged && pause == Pause::Yes => Pause::Hopeless,
                 Some(_) => Pause::No,
                 None => pause,
             };
@@ -232,8 +232,9 @@ impl Core {
         let entries = totals.entries - totals.entries.div_ceil(part);
         let limits = Limits { entries: Some(entries), bytes: batch.limits.bytes };
         trace::warn("the device is full; the oldest entries make room", &totals.entries);
-        let room =
-            Batch { ops: &[], touches: &[], number: totals.batch, limits, sweep: None, ..*batch };
+        let number = totals.batch;
+        let nothing = Batch { ops: &[], touches: &[], sweep: None, repair: None, ..*batch };
+        let room = Batch { number, limits, ..nothing };
         let (committed, _) = self.try_once(writer, &room);
         self.settle(disk, &room, committed?);
         *disk.room.lock() = Some(entries);

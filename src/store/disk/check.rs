@@ -226,7 +226,7 @@ impl Check {
         for row in snapshot.rows.range(from..)?.take(ROWS_PER_STEP) {
             let (place, row) = row?;
             let place = place.value();
-            (seen, reached) = (seen + 1, place + 1);
+            (seen, reached) = (seen + 1, place.saturating_add(1));
             let Some((key, row)) = split_row(row.value()) else {
                 self.stray();
                 continue;

@@ -53,7 +53,7 @@ impl Writer {
         above: &mut dyn Above,
     ) -> Result<Outcome, Failure> {
         let Some(database) = &self.database else {
-            return Err(Failure { damaged: false, source: "the file is not open".into() });
+            return Err(Failure::because("the file is not open"));
         };
         let sweep_from = std::mem::take(&mut self.sweep_from);
         let totals = self.totals;

@@ -111,10 +111,7 @@ impl Compaction {
 
     /// Copies on for about this time; `true` when there is nothing left. No commit happens meanwhile.
     fn slice(&mut self, old: &Database, time: Duration) -> Result<bool, Failure> {
-        let transaction = match self.transaction.take() {
-            Some(transaction) => transaction,
-            None => self.database.begin_write()?,
-        };
+        let transaction = self.take_transaction()?;
         if self.changes.all {
             for table in [ORDER, EXPIRY] {
                 transaction.delete_table(table)?;
@@ -150,13 +147,18 @@ impl Compaction {
         Ok(())
     }
 
+    /// The transaction that is open, or a new one.
+    fn take_transaction(&mut self) -> Result<WriteTransaction, Failure> {
+        Ok(match self.transaction.take() {
+            Some(transaction) => transaction,
+            None => self.database.begin_write()?,
+        })
+    }
+
     /// Writes the meta rows and closes the copy, which is complete; gives its totals.
     fn close(mut self, old: &Database, batch: u64) -> Result<Totals, Failure> {
         let totals = Totals { batch, ..self.copied };
-        let transaction = match self.transaction.take() {
-            Some(transaction) => transaction,
-            None => self.database.begin_write()?,
-        };
+        let transaction = self.take_transaction()?;
         {
             let mut meta = transaction.open_table(META)?;
             for row in old.begin_read()?.open_table(META)?.iter()? {
@@ -333,7 +335,7 @@ impl Writer {
 
     fn compact_on(&mut self, time: Duration) -> Result<Option<Compacted>, Failure> {
         let (Some(compaction), Some(database)) = (&mut self.compaction, &self.database) else {
-            return Err(Failure { damaged: false, source: "the file is not open".into() });
+            return Err(Failure::because("the file is not open"));
         };
         let place = &self.options.place;
         let ready = guarded(|| {
@@ -355,7 +357,7 @@ impl Writer {
     /// Puts the copy, which is complete, in the place of the file.
     fn swap(&mut self) -> Result<Compacted, Failure> {
         let (Some(compaction), Some(database)) = (self.compaction.take(), &self.database) else {
-            return Err(Failure { damaged: false, source: "there is no copy".into() });
+            return Err(Failure::because("there is no copy"));
         };
         let (place, path) = (&self.options.place, &self.options.path);
         let (new, before) = (compaction.path.clone(), compaction.before);
@@ -389,10 +391,7 @@ impl Writer {
         let changes = (dropped == 0).then(Changes::default);
         self.disk.changes.leave(self.disk.epoch() + 1, changes);
         let shown = self.refresh();
-        let _ = guarded(move || {
-            drop(old);
-            Ok(())
-        });
+        drop(old);
         if let Err(failure) = shown {
             self.let_go();
             return Err(failure);

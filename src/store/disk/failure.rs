@@ -23,8 +23,8 @@ impl Failure {
         Self { damaged: true, source: what.into().into() }
     }
 
-    /// What a reader reported.
-    pub(crate) fn suspicion(reason: &str) -> Self {
+    /// Anything else.
+    pub(crate) fn because(reason: &str) -> Self {
         Self { damaged: false, source: reason.into() }
     }
 

@@ -33,7 +33,7 @@ use crate::store::disk::schema::{
     EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
     SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
-use crate::store::disk::volume::{Base, Place};
+use crate::store::disk::volume::{Base, Place, folder};
 use crate::store::disk::{Disk, Writer};
 use crate::sync::RwLock;
 use crate::trace;
@@ -140,7 +140,7 @@ impl Opened {
 }
 
 fn make_folder(path: &Path) -> Result<()> {
-    let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
+    let Some(parent) = folder(path) else { return Ok(()) };
     fs::create_dir_all(parent).map_err(|e| {
         let folder = parent.display();
         let sentence = format!("cannot make the folder {folder}: {e}; choose another path");

@@ -274,13 +274,17 @@ impl Place {
     pub(super) fn sync_names(&self, path: &Path) -> io::Result<()> {
         match self {
             Self::Files if cfg!(unix) => {
-                let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-                File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+                File::open(folder(path).unwrap_or(Path::new(".")))?.sync_all()
             }
             Self::Files => Ok(()),
             Self::Volume(volume) => volume.sync_names(path),
         }
     }
+}
+
+/// The folder of a file; `None` for the current one.
+pub(super) fn folder(path: &Path) -> Option<&Path> {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty())
 }
 
 #[cfg(unix)]
