@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::attributes::InsertOptions;
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
 use crate::engine::{CompactReport, Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
-use crate::entry::{ByteEntry, InsertOptions};
+use crate::entry::ByteEntry;
 use crate::error::Result;
 use crate::handle::state_and_life;
 use crate::health::Health;

@@ -9,10 +9,11 @@
 
 use std::marker::PhantomData;
 
+use crate::attributes::InsertOptions;
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
 use crate::engine::{CompactReport, Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
-use crate::entry::{Entry, Found, InsertOptions, RemovalCause};
+use crate::entry::{Entry, Found, RemovalCause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::state_and_life;
 use crate::health::Health;

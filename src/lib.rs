@@ -31,6 +31,7 @@
 //!
 //! How it is built is in [`_design`], the file's bytes are in [`_format`].
 
+mod attributes;
 mod builder;
 mod bytes;
 mod cache;
@@ -52,12 +53,13 @@ mod time;
 mod trace;
 mod value;
 
+pub use attributes::InsertOptions;
 pub use builder::Builder;
 pub use bytes::ByteCache;
 pub use cache::Cache;
 pub use config::{DamagePolicy, ErrorPolicy, SchemaPolicy, WhenFull, WritePolicy};
 pub use engine::{CompactReport, VerifyOptions, VerifyReport};
-pub use entry::{ByteEntry, Entry, InsertOptions, RemovalCause, Tier};
+pub use entry::{ByteEntry, Entry, RemovalCause, Tier};
 pub use error::{Error, ErrorKind, Result};
 pub use health::{Health, TierHealth};
 pub use key::CacheKey;

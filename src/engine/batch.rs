@@ -12,10 +12,11 @@
 //! between had to be sorted out by number. What rests on the value before (an insert if absent, a
 //! removal) then has to be taken back.
 
+use crate::attributes::InsertOptions;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::Load;
 use crate::engine::{Core, Garbage, Moment};
-use crate::entry::{InsertOptions, RemovalCause, Tier};
+use crate::entry::{RemovalCause, Tier};
 use crate::error::Result;
 use crate::hash::KeyHash;
 use crate::memory::{AllLocked, NOT_BELOW};

@@ -41,8 +41,9 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::attributes::attributes_are_valid;
 use crate::config::{Config, ErrorPolicy};
-use crate::entry::{Age, Found, RemovalCause, Tier, attributes_are_valid};
+use crate::entry::{Age, Found, RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Health, TierHealth};
 use crate::memory::{Evicted, Locked, Memory, Newcomer, Placement, Removed, SlotId};

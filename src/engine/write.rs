@@ -6,13 +6,14 @@
 
 use std::time::Duration;
 
+use crate::attributes::InsertOptions;
 use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
 use crate::engine::bound::commit_bytes;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::{Load, Reserved, Room};
 use crate::engine::read::Seen;
 use crate::engine::{Core, DiskSide, Garbage, Moment};
-use crate::entry::{InsertOptions, RemovalCause, Tier};
+use crate::entry::{RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::KeyHash;
 use crate::memory::{Locked, NOT_BELOW, Newcomer};
