@@ -70,7 +70,7 @@ pub use value::CacheValue;
 /// What tests can put in the place of the file system; no part of what versions promise.
 #[doc(hidden)]
 pub mod testing {
-    pub use crate::store::disk::{Device, Volume};
+    pub use crate::store::disk::{Device, Volume, storage};
 }
 
 #[cfg(doc)]

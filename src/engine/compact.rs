@@ -176,7 +176,7 @@ impl Upkeep {
 
     /// Whether a compaction is asked for, or worth it.
     fn wants(&mut self, writer: &Writer) -> bool {
-        if self.ticket.is_some() {
+        if self.ticket.is_some() || writer.is_hurt() {
             return true;
         }
         if self.ask_bound(writer, FileBound::wants_compaction) {
@@ -275,6 +275,18 @@ impl Core {
                 writer.is_open() || self.recover(disk, writer, failure, Pause::No).1
             }
         }
+    }
+}
+
+impl Core {
+    /// Has a file whose pages are damaged replaced by a copy of what is sound in it.
+    pub(super) fn heal(&self, writer: &mut Writer) -> std::result::Result<(), Failure> {
+        if writer.is_hurt() {
+            let healed = writer.heal()?;
+            trace::warn("pages of the cache file were damaged; entries lost", &healed.dropped);
+            self.counts.corrupt.add(healed.dropped);
+        }
+        Ok(())
     }
 }
 

@@ -48,6 +48,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// if there is no room for the commit that takes them out.
 const ROOM_PARTS: [u64; 3] = [10, 100, 1000];
 
+/// How often a batch has the file healed before it is given up.
+const HEALS_MAX: u32 = 2;
+
 /// Whether to wait before the file is opened anew, or to give it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pause {
@@ -165,9 +168,14 @@ impl Core {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
         let mut pause = Pause::No;
-        let mut fulls = 0;
+        let (mut fulls, mut heals) = (0, 0);
         loop {
-            let (committed, seen) = self.try_once(writer, batch);
+            let healed = self.heal(writer);
+            let may_heal = healed.is_ok() && heals < HEALS_MAX;
+            let (committed, seen) = match healed {
+                Ok(()) => self.try_once(writer, batch),
+                Err(failure) => (Err(failure), Outcome::default()),
+            };
             let failure = match committed {
                 Ok(outcome) => {
                     self.recovered(disk);
@@ -175,6 +183,10 @@ impl Core {
                 }
                 Err(failure) => failure,
             };
+            if failure.damaged && may_heal && writer.hurts() {
+                heals += 1;
+                continue;
+            }
             let full = failure.is_full();
             fulls += usize::from(full);
             let room = if full && fulls > 1 { ROOM_PARTS.get(fulls - 2) } else { None };

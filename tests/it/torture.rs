@@ -159,46 +159,12 @@ fn whatever_call_fails_nothing_is_lost() {
     assert_eq!(figures.of("came up"), figures.of("cycles"));
 }
 
-const ROT_SEED: &str = "LARDER_TEST_ROT_SEED";
-/// Said by those that met damage of both kinds.
-const ROT_MET: &str = "records and files were damaged";
-/// Files of one process.
-const ROT_FILES: u64 = 50;
-
-/// Nothing, unless a parent gives the seed.
-#[cfg(unix)]
-#[test]
-fn opens_damaged_files_if_its_parent_asks() {
-    let Some(seed) = number_from_env(ROT_SEED) else { return };
-    let figures = modes::rot::run(seed, Budget::Cycles(ROT_FILES), &mut |_| {});
-    let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
-    if figures.of("corrupt records") > 0 && figures.of("set aside") > 0 {
-        crate::child::say(ROT_MET);
-    }
-}
-
-/// Now and then damage makes the storage engine panic while it unwinds from a panic, or overflow its
-/// stack. That ends the process, and nothing above it can help: so the files are opened by others, and
-/// of those a few may end so.
-#[cfg(unix)]
 #[test]
 fn a_damaged_file_is_never_a_wrong_value_a_panic_or_a_hang() {
-    use std::os::unix::process::ExitStatusExt;
-
-    let (first, count) = (number_from_env("LARDER_SEED").unwrap_or(1), 1_000 / ROT_FILES);
-    let (mut ended, mut met) = (0, 0);
-    for seed in first..first + count {
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "torture::opens_damaged_files_if_its_parent_asks", "--nocapture"])
-            .env(ROT_SEED, seed.to_string())
-            .output()
-            .unwrap();
-        ended += u32::from(child.status.signal().is_some());
-        let told = String::from_utf8_lossy(&child.stdout);
-        met += u32::from(told.contains(ROT_MET));
-        assert!(child.status.signal().is_some() || child.status.success(), "seed {seed}: {told}");
-    }
-    assert!(ended <= 5 && met >= 5, "{ended} of {count} were ended, {met} met damage");
+    let seed = number_from_env("LARDER_SEED").unwrap_or(1);
+    let figures = modes::rot::run(seed, Budget::Cycles(1_000), &mut |_| {});
+    let figures = figures.unwrap_or_else(|violation| panic!("{violation}"));
+    assert!(figures.of("corrupt records") > 0 && figures.of("set aside") > 0, "{figures}");
 }
 
 #[test]

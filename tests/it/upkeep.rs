@@ -16,7 +16,7 @@ use larder::{
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::errors::refused;
-use crate::files::{ENTRIES, INDEX, META, Place, ROWS, content, flip, name, place};
+use crate::files::{ENTRIES, INDEX, META, Place, ROWS, content, database, flip, name, place};
 use crate::support::{Rng, Watchdog, seed};
 
 const ORDER: TableDefinition<'static, &[u8], ()> = TableDefinition::new("order");
@@ -38,7 +38,7 @@ fn filled() -> Place {
 
 /// Changes a closed file by hand.
 fn by_hand(place: &Place, change: impl FnOnce(&WriteTransaction)) {
-    let database = redb::Database::open(&place.path).unwrap();
+    let database = database(&place.path);
     let transaction = database.begin_write().unwrap();
     change(&transaction);
     transaction.commit().unwrap();

@@ -24,8 +24,9 @@ use redb::ReadableTableMetadata;
 use crate::record::{NEVER, Record};
 use crate::store::Totals;
 use crate::store::disk::Disk;
+use crate::store::disk::blocks::strictly;
 use crate::store::disk::changes::Changes;
-use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::failure::{Failure, guarded_mildly};
 use crate::store::disk::read::Snapshot;
 use crate::store::disk::rows::deadline_of;
 use crate::store::disk::schema::{
@@ -167,7 +168,7 @@ impl Check {
     /// Looks at some more rows. `is_valid` tells whether a value is of the handle's type.
     pub(crate) fn step(&mut self, is_valid: &dyn Fn(&Record) -> bool) -> Result<Step, Failure> {
         let Some(snapshot) = self.disk.snapshot() else { return Ok(Step::NoDisk) };
-        guarded(|| {
+        guarded_mildly(|| {
             if !self.follow(&snapshot) {
                 self.starts += 1;
                 if self.starts > STARTS_MAX {
@@ -177,7 +178,7 @@ impl Check {
                 (self.found, self.repair) = (Found::default(), Repair::default());
                 (self.bytes, self.done) = (0, 0);
             }
-            let deadlines = snapshot.transaction.open_table(EXPIRY)?.len()?;
+            let deadlines = strictly(|| snapshot.transaction.open_table(EXPIRY))?.len()?;
             self.total = snapshot.rows.len()? + deadlines;
             let next = match std::mem::replace(&mut self.stage, Stage::Rows(0)) {
                 Stage::Rows(from) => self.rows(&snapshot, from, is_valid)?,
@@ -220,8 +221,8 @@ impl Check {
         from: u64,
         is_valid: &dyn Fn(&Record) -> bool,
     ) -> Result<Option<Stage>, Failure> {
-        let order = snapshot.transaction.open_table(ORDER)?;
-        let expiry = snapshot.transaction.open_table(EXPIRY)?;
+        let order = strictly(|| snapshot.transaction.open_table(ORDER))?;
+        let expiry = strictly(|| snapshot.transaction.open_table(EXPIRY))?;
         let (mut seen, mut reached, mut moment) = (0, from, Vec::new());
         for row in snapshot.rows.range(from..)?.take(ROWS_PER_STEP) {
             let (place, row) = row?;
@@ -274,7 +275,7 @@ impl Check {
 
     /// All rows were seen: compares the sums.
     fn sums(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
-        let meta = snapshot.transaction.open_table(META)?;
+        let meta = strictly(|| snapshot.transaction.open_table(META))?;
         let totals = meta.get(TOTALS_ROW)?.and_then(|row| Totals::decode(row.value()));
         self.found.entries = snapshot.index.len()?;
         self.found.bytes = self.bytes;
@@ -317,7 +318,7 @@ impl Check {
         after: Option<&[u8]>,
     ) -> Result<Option<Stage>, Failure> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let expiry = snapshot.transaction.open_table(EXPIRY)?;
+        let expiry = strictly(|| snapshot.transaction.open_table(EXPIRY))?;
         let mut last = None;
         let mut seen = 0;
         for row in expiry.range::<&[u8]>((from, Bound::Unbounded))?.take(ROWS_PER_STEP) {

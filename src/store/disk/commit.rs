@@ -25,6 +25,7 @@ use redb::{Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransac
 
 use crate::record::{NEVER, Record};
 use crate::store::disk::Writer;
+use crate::store::disk::blocks::{mildly, strictly};
 use crate::store::disk::changes::Changes;
 use crate::store::disk::check::Repair;
 use crate::store::disk::failure::{Failure, guarded};
@@ -64,18 +65,23 @@ impl Writer {
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_quick_repair(batch.quick_repair);
             let mut work = Work::start(&transaction, batch, totals, sweep_from, changes)?;
-            work.apply(batch.ops)?;
-            work.touch(batch.touches)?;
-            if let Some(repair) = batch.repair {
-                work.repair(repair, batch.is_valid)?;
+            let done = mildly(|| {
+                work.apply(batch.ops)?;
+                work.touch(batch.touches)?;
+                if let Some(repair) = batch.repair {
+                    work.repair(repair, batch.is_valid)?;
+                }
+                work.append_order()?;
+                if let Some(sweep) = batch.sweep {
+                    work.expire(sweep, above)?;
+                }
+                work.evict(above)?;
+                work.sweep_order()?;
+                work.finish(batch.number)
+            })?;
+            if database.watch().is_hurt() {
+                return Err(Failure::damage("pages of the cache file are damaged"));
             }
-            work.append_order()?;
-            if let Some(sweep) = batch.sweep {
-                work.expire(sweep, above)?;
-            }
-            work.evict(above)?;
-            work.sweep_order()?;
-            let done = work.finish(batch.number)?;
             transaction.commit()?;
             Ok(done)
         })?;
@@ -517,7 +523,7 @@ impl<'t, 'b> Work<'t, 'b> {
             self.expiry.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         self.outcome.oldest =
             self.order.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
-        let mut meta = self.transaction.open_table(META)?;
+        let mut meta = strictly(|| self.transaction.open_table(META))?;
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
         Ok((self.outcome, self.sweep_from, self.rows.take_changes()))
     }

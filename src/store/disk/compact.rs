@@ -32,12 +32,13 @@ use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use crate::record::{Header, NEVER};
 use crate::store::Totals;
+use crate::store::disk::blocks::mildly;
 use crate::store::disk::changes::Changes;
 use crate::store::disk::commit::append_moments;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::beside;
 use crate::store::disk::schema::{
-    EXPIRY, INDEX, META, ORDER, ROWS, TOTALS_ROW, moment_key, push_moment_key, split_row,
+    EXPIRY, INDEX, ORDER, ROWS, moment_key, push_moment_key, split_row,
 };
 use crate::store::disk::volume::Base;
 use crate::store::disk::{Options, Writer, open};
@@ -47,6 +48,8 @@ use crate::time::monotonic;
 const CACHE_BYTES: usize = 16 << 20;
 /// What is copied before the system is told to write it, so that the last sync does not take long.
 const SYNC_BYTES: u64 = 8 << 20;
+/// A slice of the copy that heals a file: between two it is synced.
+const HEAL_SLICE: Duration = Duration::from_millis(100);
 /// A slice copies at least so many rows for each that commits added, so that it gets in front.
 const ROWS_PER_ADDED: u64 = 2;
 
@@ -89,7 +92,10 @@ impl Compaction {
         let path = beside(&options.path, ".new");
         let before = options.place.occupied(&options.path)?;
         let database = guarded(|| options.place.create(&path, CACHE_BYTES))?;
-        let end = guarded(|| end_of(&old.begin_read()?.open_table(ROWS)?))?;
+        let end = guarded(|| {
+            let rows = old.begin_read()?.open_table(ROWS)?;
+            mildly(|| end_of(&rows))
+        })?;
         Ok(Self {
             path,
             database,
@@ -124,18 +130,19 @@ impl Compaction {
         let mut copy = Copy::open(&transaction, old, self.copied)?;
         if !changes.all {
             copy.take_out(changes.taken.iter().map(|(place, _)| *place), self.from)?;
-            copy.restamp(&changes.touched)?;
+            mildly(|| copy.restamp(&changes.touched))?;
         }
-        let end = end_of(&copy.old_rows)?;
+        let end = mildly(|| end_of(&copy.old_rows))?;
         let rows_min = ROWS_PER_ADDED * end.saturating_sub(self.end);
         self.end = end;
         let before = copy.copied.bytes;
-        self.from = copy.rows(self.from, monotonic() + time, rows_min)?;
+        let done;
+        (self.from, done) = mildly(|| copy.rows(self.from, monotonic() + time, rows_min))?;
         self.unsynced_bytes += copy.copied.bytes - before;
         self.copied = copy.copied;
         drop(copy);
         self.transaction = Some(transaction);
-        Ok(self.from >= end)
+        Ok(done)
     }
 
     /// Commits what is copied.
@@ -156,17 +163,10 @@ impl Compaction {
     }
 
     /// Writes the meta rows and closes the copy, which is complete; gives its totals.
-    fn close(mut self, old: &Database, batch: u64) -> Result<Totals, Failure> {
+    fn close(mut self, options: &Options, batch: u64) -> Result<Totals, Failure> {
         let totals = Totals { batch, ..self.copied };
         let transaction = self.take_transaction()?;
-        {
-            let mut meta = transaction.open_table(META)?;
-            for row in old.begin_read()?.open_table(META)?.iter()? {
-                let (name, value) = row?;
-                meta.insert(name.value(), value.value())?;
-            }
-            meta.insert(TOTALS_ROW, totals.encode().as_slice())?;
-        }
+        open::write_meta(&transaction, options, totals)?;
         transaction.commit()?;
         drop(self.database);
         Ok(totals)
@@ -250,21 +250,26 @@ impl<'t> Copy<'t> {
     }
 
     /// Copies rows from a place on, until it is time, and at least so many; gives the first place that
-    /// is not copied.
-    fn rows(&mut self, from: u64, until: Instant, rows_min: u64) -> Result<u64, Failure> {
-        let (mut next, mut count) = (from, 0);
+    /// is not copied, and whether that is behind all rows.
+    fn rows(&mut self, from: u64, until: Instant, rows_min: u64) -> Result<(u64, bool), Failure> {
+        let (mut next, mut count, mut done) = (from, 0, true);
         let (mut moments, mut ends) = (Vec::new(), vec![0]);
         let mut end = self.rows.upper_bound_mut(Bound::<u64>::Unbounded)?;
         for row in self.old_rows.range(from..)? {
             if count >= rows_min && monotonic() >= until {
+                done = false;
                 break;
             }
             let (place, row) = row?;
             let place = place.value();
-            (next, count) = (place.saturating_add(1), count + 1);
-            let Some((key, stored)) = split_row(row.value()) else { continue };
+            count += 1;
+            // Damage can put a place where it does not belong.
+            let Some((key, stored)) = split_row(row.value()).filter(|_| place >= next) else {
+                continue;
+            };
             let known = self.old_index.get(key)?.map(|entry| entry.value());
             let Some((_, stamp)) = known.filter(|entry| entry.0 == place) else { continue };
+            next = place.saturating_add(1);
             let Ok(header) = Header::check(stored, key) else { continue };
             end.insert_before(place, row.value())?;
             self.index.insert(key, (place, stamp))?;
@@ -281,7 +286,7 @@ impl<'t> Copy<'t> {
         let mut rows: Vec<&[u8]> =
             ends.iter().zip(ends.iter().skip(1)).filter_map(|(a, b)| moments.get(*a..*b)).collect();
         append_moments(&mut self.order, &mut rows)?;
-        Ok(next)
+        Ok((next, done))
     }
 }
 
@@ -295,6 +300,26 @@ impl Writer {
             self.compaction = Some(begun?);
         }
         Ok(())
+    }
+
+    /// Whether pages are damaged so that nothing can be committed before the file is healed.
+    pub(crate) fn is_hurt(&self) -> bool {
+        self.database.as_ref().is_some_and(|database| database.watch().is_hurt())
+    }
+
+    /// After a failure: whether there is damage in the file that explains it. It is hurt then.
+    pub(crate) fn hurts(&self) -> bool {
+        self.database.as_ref().is_some_and(|database| database.watch().hurts())
+    }
+
+    /// Puts a copy of all that is sound in the place of the file.
+    pub(crate) fn heal(&mut self) -> Result<Compacted, Failure> {
+        self.begin_compaction()?;
+        loop {
+            if let Some(healed) = self.compact(HEAL_SLICE)? {
+                return Ok(healed);
+            }
+        }
     }
 
     pub(crate) fn is_compacting(&self) -> bool {
@@ -356,14 +381,14 @@ impl Writer {
 
     /// Puts the copy, which is complete, in the place of the file.
     fn swap(&mut self) -> Result<Compacted, Failure> {
-        let (Some(compaction), Some(database)) = (self.compaction.take(), &self.database) else {
+        let Some(compaction) = self.compaction.take() else {
             return Err(Failure::because("there is no copy"));
         };
         let (place, path) = (&self.options.place, &self.options.path);
         let (new, before) = (compaction.path.clone(), compaction.before);
         let batch = self.totals.batch;
         let moved = guarded(|| {
-            let totals = compaction.close(database, batch)?;
+            let totals = compaction.close(&self.options, batch)?;
             place.sync(&new)?;
             place.rename(&new, path)?;
             Ok(totals)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, ErrorKind};
+use crate::store::disk::blocks::mildly;
 
 /// A call into the disk tier that failed.
 #[derive(Debug)]
@@ -83,6 +84,11 @@ macro_rules! from_redb {
 
 from_redb! {
     StorageError TableError DatabaseError CommitError TransactionError SetDurabilityError CursorError
+}
+
+/// Likewise, reading rows.
+pub(super) fn guarded_mildly<R>(call: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    guarded(|| mildly(call))
 }
 
 /// Runs a call into redb; a panic below becomes a failure, for damage is what makes redb panic.

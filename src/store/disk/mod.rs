@@ -23,14 +23,18 @@
 //!
 //! # Failure
 //!
-//! Every call into redb is behind `catch_unwind`: damage can make it panic. A row is accepted after
-//! its checksum only; redb itself verifies nothing on reads.
+//! redb itself verifies nothing on reads: beneath it, each block of the file has a checksum
+//! (`blocks.rs`), and a row is accepted after its own only. Where pages that lead to rows are damaged
+//! the file is *hurt*: what is sound is copied into a new one before anything else is committed. Every
+//! call into redb is behind `catch_unwind` all the same.
 
+mod blocks;
 mod changes;
 mod check;
 mod commit;
 mod compact;
 mod failure;
+mod holding;
 mod lock;
 mod open;
 mod read;
@@ -53,7 +57,7 @@ pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
 pub(crate) use read::{Lookup, Row, Snapshot};
 pub(crate) use volume::Place;
-pub use volume::{Device, Volume};
+pub use volume::{Device, Volume, storage};
 
 /// What readers share.
 #[derive(Debug)]

@@ -2,13 +2,13 @@
 //!
 //! # How it works
 //!
-//! 1. What is at the path must be nothing, an empty file, or begin as redb files do.
+//! 1. What is at the path must be nothing, an empty file, or begin as our files do.
 //! 2. The lock file is taken, and what a crash left half-made is removed.
 //! 3. A new file is made under a temporary name, synced and renamed: a crash while redb creates a
 //!    file would leave one that cannot be opened.
-//! 4. The meta rows are read, read-only where the file was closed cleanly, so that a file that is
-//!    refused stays as it is.
-//! 5. The database is opened, and its totals compared with the number of rows.
+//! 4. The database is opened and the meta rows are read while the file is held (`blocks.rs`), so that one
+//!    that is refused stays as it is.
+//! 5. The file is released, and its totals are compared with the number of rows.
 //!
 //! A file that begins as ours and cannot be opened or read is damaged: it is set aside under the
 //! name `*.damaged`, in the place of the one before, or refused, as the caller chose.
@@ -19,11 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableError,
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata,
+    WriteTransaction,
 };
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
+use crate::store::disk::blocks::{HEADS_BYTES, MAGIC, mildly, version_of};
 use crate::store::disk::changes::Log;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
@@ -33,13 +35,10 @@ use crate::store::disk::schema::{
     EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
     SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
-use crate::store::disk::volume::{Base, Place, folder};
+use crate::store::disk::volume::{Base, How, Place, folder};
 use crate::store::disk::{Disk, Writer};
 use crate::sync::RwLock;
 use crate::trace;
-
-/// The first bytes of every redb file.
-const MAGIC: [u8; 9] = [b'r', b'e', b'd', b'b', 0x1A, 0x0A, 0xA9, 0x0D, 0x0A];
 
 /// What to do with a damaged file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +108,7 @@ impl Opened {
             Err(Refused::Damaged(failure)) => {
                 set_aside(options, failure)?;
                 create(options)?;
-                accept(options).map_err(|refused| match refused {
+                accept(options, false).map_err(|refused| match refused {
                     Refused::Error(error) => error,
                     Refused::Damaged(failure) => failure.into_error("cannot open a new file"),
                 })?
@@ -171,14 +170,17 @@ fn is_there(options: &Options) -> Result<bool> {
             return Err(Error::new(ErrorKind::Io, format!("{} is {what}", path.display())));
         }
     }
-    let start = options.place.head(path, MAGIC.len()).map_err(failed)?.unwrap_or_default();
+    let start = options.place.head(path, HEADS_BYTES).map_err(failed)?.unwrap_or_default();
     if start.is_empty() {
         return Ok(false);
     }
-    if start != MAGIC {
+    if !start.starts_with(&MAGIC) {
         return Err(foreign(path));
     }
-    Ok(true)
+    match version_of(&start) {
+        Some(format) if format > FORMAT_VERSION => Err(newer(path, format)),
+        _ => Ok(true),
+    }
 }
 
 #[cold]
@@ -188,6 +190,16 @@ fn foreign(path: &Path) -> Error {
         path.display()
     );
     Error::new(ErrorKind::Foreign, sentence)
+}
+
+#[cold]
+fn newer(path: &Path, format: u32) -> Error {
+    let sentence = format!(
+        "{} has format {format}, this build reads up to {FORMAT_VERSION}; open it with a newer \
+         version of larder, or choose another path",
+        path.display()
+    );
+    Error::new(ErrorKind::Version, sentence)
 }
 
 /// Makes a new file: temporary name, commit, sync, rename, sync of the folder.
@@ -215,13 +227,7 @@ fn create(options: &Options) -> Result<()> {
 fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
     let transaction = database.begin_write()?;
     {
-        let mut meta = transaction.open_table(META)?;
-        meta.insert(FORMAT_ROW, FORMAT_VERSION.to_le_bytes().as_slice())?;
-        meta.insert(RKYV_ROW, options.rkyv.as_bytes())?;
-        meta.insert(KEY_ROW, options.key.as_bytes())?;
-        meta.insert(VALUE_ROW, options.value.as_bytes())?;
-        meta.insert(SCHEMA_VERSION_ROW, options.schema_version.to_le_bytes().as_slice())?;
-        meta.insert(TOTALS_ROW, Totals::default().encode().as_slice())?;
+        write_meta(&transaction, options, Totals::default())?;
         transaction.delete_table(INDEX)?;
         transaction.delete_table(ROWS)?;
         transaction.delete_table(ORDER)?;
@@ -235,40 +241,61 @@ fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A device that errs once can look like damage, and a file that is set aside is lost to the cache.
+/// Writes all meta rows.
+pub(super) fn write_meta(
+    transaction: &WriteTransaction,
+    options: &Options,
+    totals: Totals,
+) -> Result<(), Failure> {
+    let mut meta = transaction.open_table(META)?;
+    meta.insert(FORMAT_ROW, FORMAT_VERSION.to_le_bytes().as_slice())?;
+    meta.insert(RKYV_ROW, options.rkyv.as_bytes())?;
+    meta.insert(KEY_ROW, options.key.as_bytes())?;
+    meta.insert(VALUE_ROW, options.value.as_bytes())?;
+    meta.insert(SCHEMA_VERSION_ROW, options.schema_version.to_le_bytes().as_slice())?;
+    meta.insert(TOTALS_ROW, totals.encode().as_slice())?;
+    Ok(())
+}
+
+/// A device that errs once can look like damage, and a file that is set aside is lost to the cache. So
+/// can what a power cut left of a commit: at the second attempt redb sees to that.
 fn accept_or_accept_again(options: &Options) -> Result<(Base, Totals), Refused> {
-    match accept(options) {
-        Err(Refused::Damaged(_)) => accept(options),
+    match accept(options, false) {
+        Err(Refused::Damaged(_)) => accept(options, true),
         other => other,
     }
 }
 
 /// Opens a file that exists, if it holds what it should.
-fn accept(options: &Options) -> Result<(Base, Totals), Refused> {
+fn accept(options: &Options, is_lenient: bool) -> Result<(Base, Totals), Refused> {
     let path = &options.path;
-    // Closed cleanly, a file can be looked at without a change; after a crash it is repaired first.
-    let looked = guarded(|| match options.place.open_untouched(path)? {
-        Some(database) => Ok(Some(look(&database.begin_read()?, options)?)),
-        None => Ok(None),
-    });
-    if let Some(look) = looked.map_err(|f| refuse(path, f))? {
-        look.verdict(options)?;
-    }
     let opened = guarded(|| {
-        let database = open_database(options)?;
-        let look = look(&database.begin_read()?, options)?;
+        let how = How { is_lenient, is_held: true };
+        let database = options.place.open(path, options.cache_bytes, how)?;
+        let look = guarded(|| look(&database.begin_read()?, options));
+        let look = look.map_err(|f| refuse(path, f)).and_then(|look| Ok(look.verdict(options)?));
         Ok((database, look))
     });
-    let (database, look) = opened.map_err(|f| refuse(path, f))?;
-    let outdated = look.verdict(options)?;
+    let (database, verdict) = opened.map_err(|f| refuse(path, f))?;
+    let outdated = match verdict {
+        Ok(outdated) => outdated,
+        Err(refused) => {
+            database.give_up();
+            return Err(refused);
+        }
+    };
     let read = guarded(|| {
+        let database = sure(database, options)?;
         if outdated {
+            // What is held is in memory.
+            database.release()?;
             start_empty(&database, options)?;
         }
-        totals(&database)
+        let totals = totals(&database)?;
+        database.release()?;
+        Ok((database, totals))
     });
-    let totals = read.map_err(|f| refuse(path, f))?;
-    Ok((database, totals))
+    read.map_err(|f| refuse(path, f))
 }
 
 /// Sorts what redb says of a file into damage and everything else.
@@ -293,14 +320,36 @@ fn refuse(path: &Path, failure: Failure) -> Refused {
     })
 }
 
+/// Opens a file that was accepted before.
 pub(super) fn open_database(options: &Options) -> Result<Base, Failure> {
-    guarded(|| options.place.open(&options.path, options.cache_bytes))
+    let open = |is_lenient| {
+        guarded(|| {
+            let how = How { is_lenient, is_held: false };
+            options.place.open(&options.path, options.cache_bytes, how)
+        })
+    };
+    let database = match open(false) {
+        Err(failure) if failure.damaged => open(true)?,
+        other => other?,
+    };
+    let database = sure(database, options)?;
+    database.release()?;
+    Ok(database)
+}
+
+/// A database that is open and reads nothing damaged: what a power cut left of a commit is not led to
+/// any more, since redb saw to that.
+fn sure(database: Base, options: &Options) -> Result<Base, Failure> {
+    if database.watch().is_hurt() {
+        return database.again(options.cache_bytes);
+    }
+    Ok(database)
 }
 
 /// What the meta rows of a file say.
 #[derive(Debug)]
 struct Look {
-    format: Option<u32>,
+    format: u32,
     rkyv: String,
     key: String,
     value: String,
@@ -308,25 +357,14 @@ struct Look {
 }
 
 fn look(transaction: &ReadTransaction, options: &Options) -> Result<Look, Failure> {
-    let nothing = Look {
-        format: None,
-        rkyv: String::new(),
-        key: String::new(),
-        value: String::new(),
-        schema_version: 0,
-    };
-    let meta = match transaction.open_table(META) {
-        Ok(meta) => meta,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(nothing),
-        Err(e) => return Err(e.into()),
-    };
+    let meta = transaction.open_table(META)?;
     let number = |row: Option<Vec<u8>>| Some(u32::from_le_bytes(row?.try_into().ok()?));
     let text =
         |row: Option<Vec<u8>>| String::from_utf8(row.unwrap_or_default()).unwrap_or_default();
     let format = number(row(&meta, FORMAT_ROW)?)
         .ok_or_else(|| Failure::damage("the file does not say its format"))?;
     let look = Look {
-        format: Some(format),
+        format,
         rkyv: text(row(&meta, RKYV_ROW)?),
         key: text(row(&meta, KEY_ROW)?),
         value: text(row(&meta, VALUE_ROW)?),
@@ -346,13 +384,8 @@ impl Look {
     /// Whether the file is to be emptied; an error if it is to be left alone.
     fn verdict(&self, options: &Options) -> Result<bool> {
         let path = options.path.display();
-        let Some(format) = self.format else { return Err(foreign(&options.path)) };
-        if format > FORMAT_VERSION {
-            let sentence = format!(
-                "{path} has format {format}, this build reads up to {FORMAT_VERSION}; open it with \
-                 a newer version of larder, or choose another path"
-            );
-            return Err(Error::new(ErrorKind::Version, sentence));
+        if self.format > FORMAT_VERSION {
+            return Err(newer(&options.path, self.format));
         }
         let same = (&self.key, &self.value) == (&options.key, &options.value);
         if same && self.rkyv != options.rkyv {
@@ -376,7 +409,7 @@ impl Look {
 }
 
 /// The totals of a file; counted if their row is damaged or disagrees with the tables.
-pub(super) fn totals(database: &Database) -> Result<Totals, Failure> {
+pub(super) fn totals(database: &Base) -> Result<Totals, Failure> {
     guarded(|| {
         let transaction = database.begin_read()?;
         let stored = match row(&transaction.open_table(META)?, TOTALS_ROW)? {
@@ -392,8 +425,14 @@ pub(super) fn totals(database: &Database) -> Result<Totals, Failure> {
         trace::warn("the totals of the cache file were wrong and are counted anew", &"");
         let batch = stored.map_or(0, |totals| totals.batch);
         let transaction = database.begin_write()?;
-        let mended = Rows::open(&transaction)?.mend()?;
+        let mut rows = Rows::open(&transaction)?;
+        let mended = mildly(|| rows.mend())?;
+        drop(rows);
         let totals = Totals { batch, ..mended.totals };
+        if database.watch().is_hurt() {
+            // They are counted once more as it heals.
+            return Ok(totals);
+        }
         transaction.open_table(META)?.insert(TOTALS_ROW, totals.encode().as_slice())?;
         transaction.commit()?;
         Ok(totals)

@@ -9,7 +9,7 @@ use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use crate::hash::KeyHash;
 use crate::record::{BadRow, Record};
-use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::failure::{Failure, guarded_mildly};
 use crate::store::disk::schema::{INDEX, ROWS, split_row};
 use crate::sync::Mutex;
 
@@ -106,7 +106,7 @@ impl Snapshot {
 
     /// The entry of `key`, whatever its age.
     pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Result<Lookup, Failure> {
-        guarded(|| {
+        guarded_mildly(|| {
             if let Some((place, stamp)) = self.memo.recall(self.epoch, hash)
                 && let Some(lookup) = self.row(key, place, stamp)?
             {
@@ -136,7 +136,7 @@ impl Snapshot {
 
     /// Whether there is an entry of `key`, whatever its age.
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool, Failure> {
-        guarded(|| Ok(self.index.get(key)?.is_some()))
+        guarded_mildly(|| Ok(self.index.get(key)?.is_some()))
     }
 
     /// Up to `limit` keys that start with `prefix`, in order, behind `after`.
@@ -146,7 +146,7 @@ impl Snapshot {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Box<[u8]>>, Failure> {
-        guarded(|| {
+        guarded_mildly(|| {
             let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
             let mut keys = Vec::new();
             for row in self.index.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {

@@ -23,6 +23,7 @@ use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use crate::record::{BadRow, Header, Record};
 use crate::store::Totals;
+use crate::store::disk::blocks::mildly;
 use crate::store::disk::changes::Changes;
 use crate::store::disk::failure::Failure;
 use crate::store::disk::schema::{INDEX, NUMBER_MAX, ROWS, join_row, split_row};
@@ -86,7 +87,7 @@ pub(super) fn deadline_of(
 impl<'t, 'b> Rows<'t, 'b> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Failure> {
         let stored = transaction.open_table(ROWS)?;
-        let last = stored.last()?.map(|(place, _)| place.value());
+        let last = mildly(|| stored.last())?.map(|(place, _)| place.value());
         if last.is_some_and(|place| place > NUMBER_MAX) {
             return Err(Failure::damage("there is no place behind the last row"));
         }

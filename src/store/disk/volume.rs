@@ -7,9 +7,12 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Builder, Database, DatabaseError, StorageBackend};
+use redb::{Builder, Database, StorageBackend};
 
+use crate::store::disk::blocks::{Blocks, Watch};
 use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::holding::Holding;
+use crate::sync::atomic::Ordering;
 
 /// Stands in for a file system, so that a test can say what becomes of each write.
 pub trait Volume: Debug + Send + Sync + 'static {
@@ -105,41 +108,125 @@ pub trait Device: Debug + Send + Sync + 'static {
     }
 }
 
-/// redb's view of a device.
+/// A file of the file system.
 #[derive(Debug)]
-struct Backend(Box<dyn Device>);
+struct InFolder(File);
 
-impl StorageBackend for Backend {
+impl Device for InFolder {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        Ok(self.0.metadata()?.len())
     }
 
+    #[cfg(unix)]
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        std::os::unix::fs::FileExt::read_exact_at(&self.0, out, offset)
+    }
+
+    #[cfg(unix)]
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
+    }
+
+    #[cfg(windows)]
+    fn read(&self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        while !out.is_empty() {
+            let read = std::os::windows::fs::FileExt::seek_read(&self.0, out, offset)?;
+            let rest = out.split_at_mut_checked(read).filter(|_| read > 0);
+            out = rest.ok_or(io::ErrorKind::UnexpectedEof)?.1;
+            offset += read as u64;
+        }
+        Ok(())
+    }
+
+    #[cfg(windows)]
+    fn write(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = std::os::windows::fs::FileExt::seek_write(&self.0, bytes, offset)?;
+            let rest = bytes.split_at_checked(written).filter(|_| written > 0);
+            bytes = rest.ok_or(io::ErrorKind::WriteZero)?.1;
+            offset += written as u64;
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
 
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write(offset, bytes)
+    fn occupied(&self) -> io::Result<u64> {
+        Ok(blocks_bytes(&self.0.metadata()?))
     }
+}
+
+/// A cache file as redb's storage, for tests that look into one, or change one, by hand.
+///
+/// # Errors
+///
+/// As opening a file has them.
+pub fn storage(path: &Path) -> io::Result<impl StorageBackend> {
+    let file = File::options().read(true).write(true).open(path)?;
+    Ok(Blocks::new(Holding::new(Box::new(InFolder(file)), false)?, Arc::default()))
 }
 
 /// An open database. Closing one that has failed may fail again, or panic: that stays here.
 #[derive(Debug)]
-pub(super) struct Base(Option<Database>);
+pub(super) struct Base {
+    database: Option<Database>,
+    file: Arc<Holding>,
+    watch: Arc<Watch>,
+}
+
+impl Base {
+    fn new(cache_bytes: usize, device: Box<dyn Device>, how: How) -> Result<Self, Failure> {
+        Self::over(cache_bytes, Holding::new(device, how.is_held)?, how.is_lenient)
+    }
+
+    fn over(cache_bytes: usize, file: Arc<Holding>, is_lenient: bool) -> Result<Self, Failure> {
+        let watch = Arc::<Watch>::default();
+        watch.is_lenient.store(is_lenient, Ordering::Release);
+        let blocks = Blocks::new(Arc::clone(&file), Arc::clone(&watch));
+        let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(blocks)?;
+        Ok(Self { database: Some(database), file, watch })
+    }
+
+    /// The database as redb left it, opened anew, where there is no damage any more.
+    pub(super) fn again(self, cache_bytes: usize) -> Result<Self, Failure> {
+        let file = Arc::clone(&self.file);
+        self.give_up();
+        Self::over(cache_bytes, file, false)
+    }
+
+    /// Lets the file have what was kept from it. It is open.
+    pub(super) fn release(&self) -> Result<(), Failure> {
+        self.file.release()?;
+        self.watch.is_lenient.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Closes it without a write: what redb would write as it closes may rest on damage. It writes
+    /// nothing after an error, and its check of the file meets one.
+    pub(super) fn give_up(mut self) {
+        self.watch.is_given_up.store(true, Ordering::Release);
+        if let Some(database) = &mut self.database {
+            let _ = guarded(|| Ok(database.check_integrity()?));
+        }
+    }
+
+    /// What is known of the file's damage.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+}
 
 impl Deref for Base {
     type Target = Database;
 
     fn deref(&self) -> &Database {
-        match &self.0 {
+        match &self.database {
             Some(database) => database,
             None => unreachable!("taken by drop only"),
         }
@@ -148,12 +235,21 @@ impl Deref for Base {
 
 impl Drop for Base {
     fn drop(&mut self) {
-        let database = self.0.take();
+        let database = self.database.take();
         let _ = guarded(move || {
             drop(database);
             Ok(())
         });
     }
+}
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    /// Whether redb is to see to damaged pages, until it is released.
+    pub(super) is_lenient: bool,
+    /// Whether the file stays as it is until it is released.
+    pub(super) is_held: bool,
 }
 
 /// Where the files are.
@@ -165,10 +261,23 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    /// A file, open for reading and writing; `None` if there is none.
+    fn device(&self, path: &Path) -> io::Result<Option<Box<dyn Device>>> {
+        match self {
+            Self::Files => match File::options().read(true).write(true).open(path) {
+                Ok(file) => Ok(Some(Box::new(InFolder(file)))),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            },
+            Self::Volume(volume) => volume.open(path),
+        }
+    }
+
     /// The first bytes of a file, `count` of them or all; `None` if there is no file.
     pub(super) fn head(&self, path: &Path, count: usize) -> io::Result<Option<Vec<u8>>> {
         let mut head = Vec::new();
         match self {
+            // Which need not be a file of ours, nor one that may be written to.
             Self::Files => {
                 let mut file = match File::open(path) {
                     Ok(file) => file,
@@ -188,47 +297,24 @@ impl Place {
     }
 
     /// Opens the database in a file that exists.
-    pub(super) fn open(&self, path: &Path, cache_bytes: usize) -> Result<Base, Failure> {
-        let mut builder = Builder::new();
-        builder.set_cache_size(cache_bytes);
-        Ok(Base(Some(match self {
-            Self::Files => builder.open(path)?,
-            Self::Volume(volume) => {
-                let device = volume.open(path)?;
-                let device = device.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-                // redb would make a database of an empty file.
-                if device.is_empty()? {
-                    return Err(Failure::damage("the file is empty"));
-                }
-                builder.create_with_backend(Backend(device))?
-            }
-        })))
-    }
-
-    /// Opens the database in a file, which is left as it is; `None` if that cannot be, since the
-    /// file was not closed cleanly.
-    pub(super) fn open_untouched(
-        &self,
-        path: &Path,
-    ) -> Result<Option<redb::ReadOnlyDatabase>, Failure> {
-        match self {
-            Self::Files => match Builder::new().open_read_only(path) {
-                Ok(database) => Ok(Some(database)),
-                Err(DatabaseError::RepairAborted) => Ok(None),
-                Err(e) => Err(e.into()),
-            },
-            Self::Volume(_) => Ok(None),
+    pub(super) fn open(&self, path: &Path, cache_bytes: usize, how: How) -> Result<Base, Failure> {
+        let device = self.device(path)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        // redb would make a database of an empty file.
+        if device.is_empty()? {
+            return Err(Failure::damage("the file is empty"));
         }
+        Base::new(cache_bytes, device, how)
     }
 
     /// Makes a new database; what is written to it is durable after [`Self::sync`].
     pub(super) fn create(&self, path: &Path, cache_bytes: usize) -> Result<Base, Failure> {
-        let mut builder = Builder::new();
-        builder.set_cache_size(cache_bytes);
-        Ok(Base(Some(match self {
-            Self::Files => builder.create_file(private_file(path)?)?,
-            Self::Volume(volume) => builder.create_with_backend(Backend(volume.create(path)?))?,
-        })))
+        let device = match self {
+            Self::Files => Box::new(InFolder(private_file(path)?)),
+            Self::Volume(volume) => volume.create(path)?,
+        };
+        let base = Base::new(cache_bytes, device, How { is_lenient: false, is_held: false })?;
+        base.watch.is_new.store(true, Ordering::Release);
+        Ok(base)
     }
 
     /// Makes durable what was written to a file.
