@@ -260,6 +260,8 @@ impl Core {
                 self.counts.corrupt.add(compacted.dropped);
                 upkeep.learned = Some((compacted.after, need(writer.totals())));
                 upkeep.not_below = 0;
+                // Who waited for the copy should not wait for a long commit as well.
+                upkeep.is_crowded = true;
                 if let Some(bound) = &mut upkeep.bound {
                     bound.compacted();
                 }

@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;
+use twox_hash::XxHash3_64;
 
 use crate::record::{Header, Record};
 use crate::store::disk::holding::{Holding, Step};
@@ -98,6 +99,8 @@ pub(super) struct Watch {
     is_unsure: AtomicBool,
     /// Whether it is being made: then nothing in it is read mildly.
     pub(super) is_new: AtomicBool,
+    /// Whether nobody will open it again.
+    pub(super) is_nobodys: AtomicBool,
     /// Whether nothing may be read or written any more.
     pub(super) is_given_up: AtomicBool,
     hurt: AtomicBool,
@@ -204,8 +207,12 @@ fn places_for(blocks: u64) -> u64 {
 }
 
 /// The sum of a block: zero if, and only if, it is zeros.
+///
+/// No CRC: rows and totals have CRCs of their own inside, and where a CRC follows what it is of, that of
+/// the whole is the same whatever it is. The figure is half of `XXH3`'s (Yann Collet's xxHash).
 fn sum_of(block: &[u8]) -> u32 {
-    match Record::plain_checksum(block) {
+    let [a, b, c, d, ..] = XxHash3_64::oneshot(block).to_le_bytes();
+    match u32::from_le_bytes([a, b, c, d]) {
         _ if block.iter().all(|byte| *byte == 0) => 0,
         0 => 1,
         sum => sum,
@@ -363,11 +370,13 @@ impl Blocks {
 
     /// What to give redb for a page that has a damaged block (B1).
     #[cold]
-    fn damaged(&self, block: u64, page: &mut [u8]) -> io::Result<()> {
+    fn damaged(&self, first: u64, block: u64, page: &mut [u8]) -> io::Result<()> {
         self.watch.is_damaged.store(true, Ordering::Release);
         let is_mild = IS_MILD.get() && !self.watch.is_new.load(Ordering::Acquire);
         let is_lenient = self.watch.is_lenient.load(Ordering::Acquire);
-        if (is_mild || is_lenient) && holds_damaged_rows(page) {
+        // With more blocks behind it, the first of another page has rows that look damaged too.
+        let is_here = block > first || page.len() == BLOCK;
+        if (is_mild || is_lenient) && is_here && holds_damaged_rows(page) {
             return Ok(());
         }
         if is_mild || is_lenient && self.watch.is_unsure.load(Ordering::Acquire) {
@@ -422,7 +431,7 @@ impl StorageBackend for Blocks {
             bad = bad.or(self.damaged_of(first, out.as_chunks().0)?);
         }
         match bad {
-            Some(block) => self.damaged(block, out),
+            Some(block) => self.damaged(offset / BLOCK_BYTES, block, out),
             None => Ok(()),
         }
     }
@@ -446,6 +455,9 @@ impl StorageBackend for Blocks {
 
     fn sync_data(&self) -> io::Result<()> {
         self.watch.check()?;
+        if self.watch.is_nobodys.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.write_sums()?;
         self.file.step(Step::Sync)
     }

@@ -9,7 +9,8 @@
 //!    its order row and its deadline. What is damaged, or leads nowhere, is left out.
 //! 2. A commit appends rows in front of the copy, which gets there in time. What it takes out behind
 //!    the copy, and the stamps that it changes, are noted and done in the copy before the next slice.
-//! 3. When all is copied, that is committed; then what came meanwhile is copied, and the meta rows.
+//! 3. When all is copied, that is committed by a thread of its own, while commits go on in the old file;
+//!    so is what came meanwhile, until it is little. Then the rest is copied, and the meta rows.
 //! 4. The copy is closed, synced, and given the file's name; the folder is synced. Then readers get its
 //!    snapshot, and the old file is closed.
 //!
@@ -26,6 +27,7 @@
 
 use std::ops::Bound;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
@@ -41,13 +43,20 @@ use crate::store::disk::schema::{
     EXPIRY, INDEX, ORDER, ROWS, moment_key, push_moment_key, split_row,
 };
 use crate::store::disk::volume::Base;
-use crate::store::disk::{Options, Writer, open};
+use crate::store::disk::{Options, Place, Writer, open};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 use crate::time::monotonic;
 
 /// The page cache of the copy, half of which may have to be written by its commit.
 const CACHE_BYTES: usize = 16 << 20;
 /// What is copied before the system is told to write it, so that the last sync does not take long.
-const SYNC_BYTES: u64 = 8 << 20;
+const SYNC_BYTES: u64 = 2 << 20;
+/// A copy takes the place of the file when so many bytes at most are left to commit, which everybody
+/// waits for, ...
+const REST_BYTES: u64 = 1 << 20;
+/// ... or after so many commits: on a slow device as much may come as is written.
+const COMMITS_MAX: u32 = 4;
 /// A slice of the copy that heals a file: between two it is synced.
 const HEAL_SLICE: Duration = Duration::from_millis(100);
 /// A slice copies at least so many rows for each that commits added, so that it gets in front.
@@ -68,6 +77,8 @@ pub(super) struct Compaction {
     path: PathBuf,
     /// What is copied and not committed; goes before the database does.
     transaction: Option<WriteTransaction>,
+    /// The commit of most of it, while it is being made.
+    commit: Option<Commit>,
     database: Base,
     /// The first place that is not copied (K1).
     from: u64,
@@ -75,8 +86,10 @@ pub(super) struct Compaction {
     end: u64,
     copied: Totals,
     changes: Changes,
-    /// Whether most of it is committed.
-    nearly: bool,
+    /// How often that was done; then the rest is little.
+    commits: u32,
+    /// Bytes copied since.
+    uncommitted_bytes: u64,
     unsynced_bytes: u64,
     before: u64,
 }
@@ -104,7 +117,9 @@ impl Compaction {
             end,
             copied: Totals::default(),
             changes: Changes::default(),
-            nearly: false,
+            commit: None,
+            commits: 0,
+            uncommitted_bytes: 0,
             unsynced_bytes: 0,
             before,
         })
@@ -139,19 +154,32 @@ impl Compaction {
         let done;
         (self.from, done) = mildly(|| copy.rows(self.from, monotonic() + time, rows_min))?;
         self.unsynced_bytes += copy.copied.bytes - before;
+        self.uncommitted_bytes += copy.copied.bytes - before;
         self.copied = copy.copied;
         drop(copy);
         self.transaction = Some(transaction);
         Ok(done)
     }
 
-    /// Commits what is copied.
-    fn commit(&mut self) -> Result<(), Failure> {
-        if let Some(transaction) = self.transaction.take() {
+    /// Begins to commit what is copied; where a test says what becomes of each write, makes it at once.
+    fn begin_commit(&mut self, place: &Place) -> Result<(), Failure> {
+        (self.unsynced_bytes, self.uncommitted_bytes) = (0, 0);
+        self.commits += 1;
+        let transaction = self.take_transaction()?;
+        if matches!(place, Place::Files) {
+            self.commit = Some(Commit::begin(transaction)?);
+        } else {
             transaction.commit()?;
         }
-        self.unsynced_bytes = 0;
         Ok(())
+    }
+
+    /// Whether a commit is being made; waits for it for this time at most.
+    fn is_committing(&mut self, time: Duration) -> Result<bool, Failure> {
+        let Some(commit) = &self.commit else { return Ok(false) };
+        let Some(done) = commit.wait(time) else { return Ok(true) };
+        self.commit = None;
+        done.map(|()| false)
     }
 
     /// The transaction that is open, or a new one.
@@ -170,6 +198,47 @@ impl Compaction {
         transaction.commit()?;
         drop(self.database);
         Ok(totals)
+    }
+}
+
+/// What a commit came to, once it is done.
+type Done = (Mutex<Option<Result<(), Failure>>>, Condvar);
+
+/// A commit that a thread makes. Dropping it waits for its end.
+#[derive(Debug)]
+struct Commit {
+    done: Arc<Done>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Commit {
+    fn begin(transaction: WriteTransaction) -> Result<Self, Failure> {
+        let done = Arc::<Done>::default();
+        let told = Arc::clone(&done);
+        let commit = move || {
+            let committed = guarded(|| Ok(transaction.commit()?));
+            *told.0.lock() = Some(committed);
+            told.1.notify_all();
+        };
+        let thread = thread::Builder::new().name("larder-compact".to_owned()).spawn(commit)?;
+        Ok(Self { done, thread: Some(thread) })
+    }
+
+    /// What it came to, if that is known within this time.
+    fn wait(&self, time: Duration) -> Option<Result<(), Failure>> {
+        let mut done = self.done.0.lock();
+        if done.is_none() {
+            let _ = self.done.1.wait_until(&mut done, monotonic() + time);
+        }
+        done.take()
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -364,6 +433,9 @@ impl Writer {
         };
         let place = &self.options.place;
         let ready = guarded(|| {
+            if compaction.is_committing(time)? {
+                return Ok(false);
+            }
             if !compaction.slice(database, time)? {
                 if compaction.unsynced_bytes >= SYNC_BYTES {
                     compaction.unsynced_bytes = 0;
@@ -371,10 +443,15 @@ impl Writer {
                 }
                 return Ok(false);
             }
-            if !compaction.nearly {
-                compaction.commit()?;
+            let is_little = compaction.uncommitted_bytes < REST_BYTES;
+            let ready = match compaction.commits {
+                0 => false,
+                commits => is_little || commits >= COMMITS_MAX,
+            };
+            if !ready {
+                compaction.begin_commit(place)?;
             }
-            Ok(std::mem::replace(&mut compaction.nearly, true))
+            Ok(ready)
         })?;
         if ready { self.swap().map(Some) } else { Ok(None) }
     }
@@ -416,13 +493,34 @@ impl Writer {
         let changes = (dropped == 0).then(Changes::default);
         self.disk.changes.leave(self.disk.epoch() + 1, changes);
         let shown = self.refresh();
-        drop(old);
+        if let Some(old) = old {
+            self.close_slowly(old);
+        }
         if let Err(failure) = shown {
             self.let_go();
             return Err(failure);
         }
         let after = self.occupied().unwrap_or(0);
         Ok(Compacted { before, after, dropped })
+    }
+
+    /// Closes a file that has no name any more: giving its blocks back takes the system long.
+    fn close_slowly(&mut self, old: Base) {
+        if matches!(self.options.place, Place::Files) {
+            let close = move || old.forget();
+            self.end_closing();
+            // Where no thread can be had, it is closed here.
+            self.closing = thread::Builder::new().spawn(close).ok();
+        } else {
+            old.forget();
+        }
+    }
+
+    /// Waits until the file before is closed.
+    pub(super) fn end_closing(&mut self) {
+        if let Some(closing) = self.closing.take() {
+            let _ = closing.join();
+        }
     }
 
     /// Makes it durable that the file has its name, if that is not known.

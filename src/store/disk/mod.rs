@@ -47,6 +47,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::Totals;
 use crate::sync::RwLock;
+use crate::sync::thread::JoinHandle;
 
 use read::Memo;
 use volume::Base;
@@ -111,6 +112,8 @@ pub(crate) struct Writer {
     memo: Arc<Memo>,
     /// A copy being made.
     compaction: Option<compact::Compaction>,
+    /// The file before the last compaction, while it is being closed.
+    closing: Option<JoinHandle<()>>,
     /// Whether the file got its name and that may not be durable.
     unsynced_names: bool,
     options: Options,
@@ -183,5 +186,6 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.let_go();
+        self.end_closing();
     }
 }

@@ -128,6 +128,7 @@ impl Opened {
             sweep_from: Vec::new(),
             memo: Arc::new(Memo::new(options.cache_bytes)),
             compaction: None,
+            closing: None,
             unsynced_names: false,
             options: options.clone(),
             _lock: lock,

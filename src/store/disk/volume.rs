@@ -216,6 +216,11 @@ impl Base {
         }
     }
 
+    /// Closes a file that has no name any more: nothing in it need be durable.
+    pub(super) fn forget(self) {
+        self.watch.is_nobodys.store(true, Ordering::Release);
+    }
+
     /// What is known of the file's damage.
     pub(super) fn watch(&self) -> &Watch {
         &self.watch
