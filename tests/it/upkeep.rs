@@ -434,6 +434,47 @@ fn compaction_without_a_disk_or_after_the_end() {
     assert_eq!(clone.compact().unwrap_err().kind(), ErrorKind::Closed);
 }
 
+/// The recency of what is copied already changes while the rest is.
+#[test]
+fn compaction_keeps_the_recency_that_changes_meanwhile() {
+    const ENTRIES: u64 = 12_000;
+    let _watchdog = Watchdog::start("recency during a compaction".to_owned());
+    let place = place();
+    let cache = place.builder().memory_max_entries(0).open().unwrap();
+    let key = |n: u64| n.to_be_bytes();
+    for n in 0..ENTRIES {
+        cache.insert(&key(n), &[7; 800]).unwrap();
+    }
+    cache.flush().unwrap();
+    let mut last: BTreeMap<u64, u64> = (0..ENTRIES).map(|n| (n, n)).collect();
+    let mut count = ENTRIES;
+    let mut rng = Rng::new(seed());
+    std::thread::scope(|scope| {
+        let compaction = scope.spawn(|| cache.compact().unwrap());
+        while !compaction.is_finished() {
+            for _ in 0..50 {
+                let n = rng.below(ENTRIES);
+                assert!(cache.get(&key(n)).unwrap().is_some());
+                last.insert(n, count);
+                count += 1;
+            }
+            cache.flush().unwrap();
+        }
+    });
+    assert!(count > ENTRIES + 200, "{count}");
+    let mut oldest_first: Vec<u64> = (0..ENTRIES).collect();
+    oldest_first.sort_by_key(|n| last[n]);
+    let kept = 1_000;
+    cache.set_disk_limits(Some(kept), None).unwrap();
+    let newest = &oldest_first[oldest_first.len() - usize::try_from(kept).unwrap()..];
+    let mut expected: Vec<Vec<u8>> = newest.iter().map(|n| key(*n).to_vec()).collect();
+    expected.sort();
+    let found: Vec<_> = cache.keys().map(Result::unwrap).collect();
+    assert!(found == expected, "{} of {kept} are right", {
+        found.iter().filter(|key| expected.contains(key)).count()
+    });
+}
+
 /// One compaction after the other, while a map says what each key has to be.
 fn compact_under_load(policy: WritePolicy, ops: u32) {
     let _watchdog = Watchdog::start(format!("compaction under load, {policy:?}"));
