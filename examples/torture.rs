@@ -1,6 +1,6 @@
 //! Puts caches through crashes, damage and many threads, for as long as one likes.
 //!
-//! `cargo run --release --example torture -- kill|rot|threads --seconds N --seed S`, or `--cycles N`.
+//! `cargo run --release --example torture -- kill|power|fault|rot|threads --seconds N --seed S`, or `--cycles N`.
 //! The figures are on the last line. A promise that was not kept ends the run: what was expected and
 //! what was found is told with the seed, which gives the same operations again.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
@@ -15,6 +15,7 @@ mod support;
 #[path = "../tests/torture/mod.rs"]
 mod torture;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use torture::fault::Plan;
 use torture::{Budget, Figures, Progress, Violation};
+
+/// How often progress is told where it is not shown.
+const LINE_AFTER: Duration = Duration::from_secs(10);
 
 /// Puts caches through crashes, damage and many threads.
 #[derive(Parser)]
@@ -91,10 +95,18 @@ fn main() -> ExitCode {
     let bar = ProgressBar::new_spinner();
     let style = ProgressStyle::with_template("{spinner} {elapsed_precise} cycle {pos}: {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    // Where nobody watches, a line now and then.
+    let is_watched = std::io::stderr().is_terminal();
+    let mut next = LINE_AFTER;
     let run = options.mode.run(seed, budget, &mut |figures| {
-        bar.set_position(figures.of("cycles"));
-        bar.set_message(figures.to_string());
-        bar.tick();
+        if is_watched {
+            bar.set_position(figures.of("cycles"));
+            bar.set_message(figures.to_string());
+            bar.tick();
+        } else if bar.elapsed() >= next {
+            next = bar.elapsed() + LINE_AFTER;
+            eprintln!("{name}: {figures}");
+        }
     });
     bar.finish_and_clear();
     match run {
