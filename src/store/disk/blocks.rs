@@ -21,9 +21,9 @@
 //! A block that differs from its sum is damage, and reading it an error, after which redb refuses
 //! everything until it is opened anew. So that one block is not the end of a file, [`mildly`] reads
 //! rows: redb gets a page instead that has one entry, which leads nowhere. A page of rows of which some
-//! are damaged, and whose layout holds, is given out as it is: each row has a checksum of its own. What redb keeps of its own, and what
-//! leads to tables, is never read mildly: redb would commit what it makes of that, and does not survive
-//! all of it.
+//! are damaged, and whose layout holds, is given out as it is: each row has a checksum of its own. What
+//! redb keeps of its own, and what leads to tables, is never read mildly: redb would commit what it
+//! makes of that, and does not survive all of it.
 //!
 //! Such a block can also be what a power cut left of a commit, where the head says that this is to be
 //! verified. redb then takes up the commit before, after comparing the checksums of its tree: so when
