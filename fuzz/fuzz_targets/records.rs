@@ -322,7 +322,7 @@ struct Forged {
 }
 
 fn edit(path: &Path, edits: &[Edit<'_>]) -> Result<Forged, Failed> {
-    let database = Database::open(path)?;
+    let database = Database::builder().create_with_backend(larder::testing::storage(path)?)?;
     let transaction = database.begin_write()?;
     let before: BTreeSet<Vec<u8>> = rows(&transaction)?;
     for edit in edits {
