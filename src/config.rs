@@ -147,8 +147,7 @@ pub enum DamagePolicy {
     /// Rename it to `*.damaged`, in the place of the one before, log that, and start empty.
     #[default]
     SetAside,
-    /// Fail to open, with `ErrorKind::Corrupt`. The file stays where it is; the storage engine may have
-    /// begun to repair it.
+    /// Fail to open, with `ErrorKind::Corrupt`. The file stays where it is, as it is.
     Fail,
 }
 

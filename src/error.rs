@@ -39,7 +39,7 @@ pub enum ErrorKind {
     /// The file was written by a newer format, or with other rkyv format features, than this
     /// build reads. The file is untouched.
     Version,
-    /// The file is damaged. It stays where it is, where the storage engine may have begun a repair;
+    /// The file is damaged. It stays where it is, as it is;
     /// with the default damage policy it would have been set aside instead.
     Corrupt,
     /// The file exists and was not written by this crate. It is untouched.

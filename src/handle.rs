@@ -262,11 +262,11 @@ macro_rules! state_and_life {
 
         /// Makes the file as small as it can be: copies it without its dead space, and puts the copy
         /// in its place. Reads and writes go on meanwhile; a write that waits for a commit can wait
-        /// some 300 ms when the copy is put in place. The folder needs room for the copy. A crash
+        /// some 200 ms when the copy is put in place. The folder needs room for the copy. A crash
         /// leaves the old file or the new one, complete. Damaged rows are left out. In memory only,
         /// nothing is done.
         ///
-        /// The cache does this by itself when the file occupies twice as many bytes as its
+        /// The cache does this by itself when the file occupies more than 2.1 times as many bytes as its
         /// entries, unless a copy would be hardly smaller.
         ///
         /// # Errors

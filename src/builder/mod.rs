@@ -89,7 +89,8 @@ impl<H: Weighed> Builder<H> {
         self
     }
 
-    /// Hears when the disk tier begins to fail, and when it works again: what `health` gives then.
+    /// Hears when the disk tier begins to fail, and when it works again: what `health` gives then, which
+    /// is `Closed` where that happens while the cache closes.
     /// Called by the cache's writer, without locks: until it returns, nothing is written, and `flush`
     /// and `close` must not be called from it. A panic in it is caught. Default: none.
     ///
@@ -103,7 +104,8 @@ impl<H: Weighed> Builder<H> {
     ///     .path(folder.path().join("cache.larder"))
     ///     .health_listener(|health| match health.disk {
     ///         Some(TierHealth::Degraded { reason, .. }) => eprintln!("in memory only: {reason}"),
-    ///         _ => eprintln!("on disk again"),
+    ///         Some(TierHealth::Ok) => eprintln!("on disk again"),
+    ///         _ => {}
     ///     })
     ///     .open()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())

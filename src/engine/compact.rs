@@ -282,13 +282,15 @@ impl Core {
 
 impl Core {
     /// Has a file whose pages are damaged replaced by a copy of what is sound in it.
-    pub(super) fn heal(&self, writer: &mut Writer) -> std::result::Result<(), Failure> {
-        if writer.is_hurt() {
-            let healed = writer.heal()?;
-            trace::warn("pages of the cache file were damaged; entries lost", &healed.dropped);
-            self.counts.corrupt.add(healed.dropped);
+    /// Gives how many entries were lost.
+    pub(super) fn heal(&self, writer: &mut Writer) -> std::result::Result<u64, Failure> {
+        if !writer.is_hurt() {
+            return Ok(0);
         }
-        Ok(())
+        let healed = writer.heal()?;
+        trace::warn("pages of the cache file were damaged; entries lost", &healed.dropped);
+        self.counts.corrupt.add(healed.dropped);
+        Ok(healed.dropped)
     }
 }
 

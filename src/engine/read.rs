@@ -212,8 +212,8 @@ impl Core {
             }
             Ok(Lookup::Damaged) => Change::Scrub(Record::of_key(key)),
         };
+        self.counts.corrupt.add(u64::from(!snapshot.is_hurt()));
         drop(snapshot);
-        self.counts.corrupt.add(1);
         let mut locked = self.memory.lock(hash);
         if Self::is_unchanged(&locked, hash, key, token) {
             if let Change::Remove(record) = &removal {

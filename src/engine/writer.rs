@@ -168,17 +168,22 @@ impl Core {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
         let mut pause = Pause::No;
-        let (mut fulls, mut heals) = (0, 0);
+        let (mut fulls, mut heals, mut dropped) = (0, 0, 0);
         loop {
             let healed = self.heal(writer);
             let may_heal = healed.is_ok() && heals < HEALS_MAX;
             let (committed, seen) = match healed {
-                Ok(()) => self.try_once(writer, batch),
+                Ok(entries) => {
+                    dropped += entries;
+                    self.try_once(writer, batch)
+                }
                 Err(failure) => (Err(failure), Outcome::default()),
             };
             let failure = match committed {
-                Ok(outcome) => {
+                Ok(mut outcome) => {
                     self.recovered(disk);
+                    // What was asked to be repaired and is not there any more.
+                    outcome.repaired += dropped;
                     return Some(outcome);
                 }
                 Err(failure) => failure,

@@ -227,7 +227,13 @@ impl Check {
         for row in snapshot.rows.range(from..)?.take(ROWS_PER_STEP) {
             let (place, row) = row?;
             let place = place.value();
-            (seen, reached) = (seen + 1, place.saturating_add(1));
+            seen += 1;
+            // What is not in order would be seen again, and again.
+            if place < reached {
+                self.stray();
+                continue;
+            }
+            reached = place.saturating_add(1);
             let Some((key, row)) = split_row(row.value()) else {
                 self.stray();
                 continue;
@@ -260,7 +266,7 @@ impl Check {
         }
         self.found.rows += seen;
         self.done += seen;
-        if seen == ROWS_PER_STEP as u64 {
+        if seen == ROWS_PER_STEP as u64 && reached > from {
             return Ok(Some(Stage::Rows(reached)));
         }
         self.sums(snapshot)?;
@@ -307,9 +313,10 @@ impl Check {
                 self.repair.recount = true;
             }
             seen += 1;
-            last = Some(key.value().into());
+            last = last.max(Some(key.value().into()));
         }
-        Ok(Some(if seen == ROWS_PER_STEP { Stage::Keys(last) } else { Stage::Deadlines(None) }))
+        let more = seen == ROWS_PER_STEP && last.as_deref() > after;
+        Ok(Some(if more { Stage::Keys(last) } else { Stage::Deadlines(None) }))
     }
 
     fn deadlines(
@@ -336,9 +343,10 @@ impl Check {
                 }
             }
             seen += 1;
-            last = Some(row.value().into());
+            last = last.max(Some(row.value().into()));
         }
         self.done += seen;
-        Ok((seen == ROWS_PER_STEP as u64).then_some(Stage::Deadlines(last)))
+        let more = seen == ROWS_PER_STEP as u64 && last.as_deref() > after;
+        Ok(more.then_some(Stage::Deadlines(last)))
     }
 }

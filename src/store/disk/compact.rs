@@ -478,6 +478,7 @@ impl Writer {
             }
         };
         // From here on the old file is nobody's.
+        self.lock_file();
         self.unsynced_names = true;
         let dropped = self.totals.entries.saturating_sub(totals.entries);
         let opened = self.sync_names().and_then(|()| open::open_database(&self.options));

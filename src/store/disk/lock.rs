@@ -1,4 +1,5 @@
-//! The lock file beside the cache file: one process, and one handle in it, owns a cache.
+//! The lock file beside the cache file: one process, and one handle in it, owns a cache. The cache file
+//! is locked as well, where that does not keep it from being read: it may have other names.
 //!
 //! An advisory lock of the operating system's, which ends with its holder, however that ends. The
 //! file holds the holder's process id, so that whoever is refused can say who has it. It stays
@@ -52,6 +53,33 @@ impl FileLock {
         let _ = file.seek(SeekFrom::Start(0));
         let _ = file.write_all(std::process::id().to_string().as_bytes());
         Ok(Self { file })
+    }
+}
+
+impl FileLock {
+    /// Locks the cache file itself, or says that somebody has it by another name.
+    pub(super) fn of(path: &Path) -> Result<Option<Self>> {
+        // Elsewhere what is locked cannot be read by others, nor by us.
+        if !cfg!(unix) {
+            return Ok(None);
+        }
+        let failed = |e: std::io::Error| {
+            let sentence = format!("cannot open {}: {e}", path.display());
+            Error::with_source(ErrorKind::Io, sentence, e)
+        };
+        let file = File::open(path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(TryLockError::WouldBlock) => {
+                let sentence = format!(
+                    "{} is open in this process or another by another name; close it there",
+                    path.display()
+                );
+                Err(Error::new(ErrorKind::Locked, sentence))
+            }
+            // The lock file was locked, so this is as good as it gets.
+            Err(TryLockError::Error(_)) => Ok(None),
+        }
     }
 }
 

@@ -117,6 +117,8 @@ pub(crate) struct Writer {
     /// Whether the file got its name and that may not be durable.
     unsynced_names: bool,
     options: Options,
+    /// That of the file that has the name now.
+    file_lock: Option<lock::FileLock>,
     /// Held for as long as the file may be touched; dropped last.
     _lock: Option<lock::FileLock>,
 }
@@ -152,8 +154,17 @@ impl Writer {
     pub(crate) fn start_anew(&mut self, failure: Failure) -> Result<(), Failure> {
         self.let_go();
         open::replace(&self.options, failure)?;
+        self.lock_file();
         self.sweep_from.clear();
         self.open_database()
+    }
+
+    /// Locks the file that has the name now.
+    fn lock_file(&mut self) {
+        if matches!(self.options.place, Place::Files) {
+            // The one before, which nobody opens again, is let go. We hold the lock file all the while.
+            self.file_lock = lock::FileLock::of(&self.options.path).unwrap_or(None);
+        }
     }
 
     /// Gives readers the file that was opened, and says what its last commit was.

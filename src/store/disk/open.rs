@@ -91,23 +91,33 @@ impl From<Error> for Refused {
 impl Opened {
     /// Opens the cache file, or makes it.
     pub(crate) fn open(options: &Options) -> Result<Self> {
-        let path = &options.path;
         let files = matches!(options.place, Place::Files);
+        let mut options = options.clone();
         if files {
-            make_folder(path)?;
+            make_folder(&options.path)?;
+            // What is renamed takes the place of a link, not of what it leads to.
+            if fs::symlink_metadata(&options.path).is_ok_and(|metadata| metadata.is_symlink())
+                && let Ok(path) = fs::canonicalize(&options.path)
+            {
+                options.path = path;
+            }
         }
+        let (options, path) = (&options, &options.path);
         let exists = is_there(options)?;
         let lock = if files { Some(FileLock::take(path)?) } else { None };
         let _ = options.place.remove(&beside(path, ".new"));
+        let by_inode = |path| if files { FileLock::of(path) } else { Ok(None) };
         if !exists {
             create(options)?;
         }
+        let mut file_lock = by_inode(path)?;
         let (database, totals) = match accept_or_accept_again(options) {
             Ok(accepted) => accepted,
             Err(Refused::Error(error)) => return Err(error),
             Err(Refused::Damaged(failure)) => {
                 set_aside(options, failure)?;
                 create(options)?;
+                file_lock = by_inode(path)?;
                 accept(options, false).map_err(|refused| match refused {
                     Refused::Error(error) => error,
                     Refused::Damaged(failure) => failure.into_error("cannot open a new file"),
@@ -131,6 +141,7 @@ impl Opened {
             closing: None,
             unsynced_names: false,
             options: options.clone(),
+            file_lock,
             _lock: lock,
         };
         let read = writer.refresh().or_else(|_| writer.reopen().map(drop));

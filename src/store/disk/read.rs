@@ -5,12 +5,14 @@
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use crate::hash::KeyHash;
 use crate::record::{BadRow, Record};
+use crate::store::disk::blocks::Watch;
 use crate::store::disk::failure::{Failure, guarded_mildly};
 use crate::store::disk::schema::{INDEX, ROWS, split_row};
+use crate::store::disk::volume::Base;
 use crate::sync::Mutex;
 
 /// One read transaction with its tables open.
@@ -22,6 +24,7 @@ pub(crate) struct Snapshot {
     /// Its number, for the memo.
     pub(super) epoch: u64,
     pub(super) schema_version: u32,
+    watch: Arc<Watch>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -93,7 +96,7 @@ pub(crate) enum Lookup {
 
 impl Snapshot {
     pub(super) fn take(
-        database: &Database,
+        database: &Base,
         schema_version: u32,
         memo: Arc<Memo>,
         epoch: u64,
@@ -101,7 +104,13 @@ impl Snapshot {
         let transaction = database.begin_read()?;
         let index = transaction.open_table(INDEX)?;
         let rows = transaction.open_table(ROWS)?;
-        Ok(Self { transaction, index, rows, memo, epoch, schema_version })
+        let watch = database.shared_watch();
+        Ok(Self { transaction, index, rows, memo, epoch, schema_version, watch })
+    }
+
+    /// Whether pages that lead to rows are damaged: those are counted when the file heals.
+    pub(crate) fn is_hurt(&self) -> bool {
+        self.watch.is_hurt()
     }
 
     /// The entry of `key`, whatever its age.

@@ -221,6 +221,11 @@ impl Base {
         self.watch.is_nobodys.store(true, Ordering::Release);
     }
 
+    /// Likewise, for whoever reads it.
+    pub(super) fn shared_watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.watch)
+    }
+
     /// What is known of the file's damage.
     pub(super) fn watch(&self) -> &Watch {
         &self.watch
