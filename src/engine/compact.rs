@@ -257,7 +257,7 @@ impl Core {
         match begun.and_then(|()| writer.compact(SLICE)) {
             Ok(None) => true,
             Ok(Some(compacted)) => {
-                self.counts.corrupt.add(compacted.dropped);
+                self.lost(disk, compacted.dropped);
                 upkeep.learned = Some((compacted.after, need(writer.totals())));
                 upkeep.not_below = 0;
                 // Who waited for the copy should not wait for a long commit as well.
@@ -282,15 +282,28 @@ impl Core {
 
 impl Core {
     /// Has a file whose pages are damaged replaced by a copy of what is sound in it.
-    /// Gives how many entries were lost.
-    pub(super) fn heal(&self, writer: &mut Writer) -> std::result::Result<u64, Failure> {
+    /// Gives how many entries were lost, if it was done.
+    pub(super) fn heal(
+        &self,
+        disk: &DiskSide,
+        writer: &mut Writer,
+    ) -> std::result::Result<Option<u64>, Failure> {
         if !writer.is_hurt() {
-            return Ok(0);
+            return Ok(None);
         }
         let healed = writer.heal()?;
         trace::warn("pages of the cache file were damaged; entries lost", &healed.dropped);
-        self.counts.corrupt.add(healed.dropped);
-        Ok(healed.dropped)
+        self.lost(disk, healed.dropped);
+        Ok(Some(healed.dropped))
+    }
+
+    /// Takes note that a copy left damaged entries out: memory may have some of them, alone now.
+    fn lost(&self, disk: &DiskSide, dropped: u64) {
+        self.counts.corrupt.add(dropped);
+        let Some(snapshot) = disk.disk.snapshot().filter(|_| dropped > 0) else { return };
+        self.memory.lock_all().forget_below(|side, hash, key| {
+            side.pending(hash, key).is_some() || snapshot.contains(key).unwrap_or(true)
+        });
     }
 }
 

@@ -200,20 +200,20 @@ impl Core {
         key: &[u8],
         token: u64,
     ) -> Result<Option<Row>> {
-        let Some(snapshot) = disk.disk.snapshot() else { return self.disk_unavailable(disk, None) };
-        let removal = match snapshot.get(hash, key) {
+        let read = disk.disk.read(|snapshot| Ok((snapshot.get(hash, key)?, snapshot.is_hurt())));
+        let Some(read) = read else { return self.disk_unavailable(disk, None) };
+        let (removal, is_hurt) = match read {
             Err(failure) => return self.disk_failed(failure, None),
-            Ok(Lookup::Nothing) => return Ok(None),
-            Ok(Lookup::Row(row)) => {
+            Ok((Lookup::Nothing, _)) => return Ok(None),
+            Ok((Lookup::Row(row), is_hurt)) => {
                 if self.is_valid(&row.record) {
                     return Ok(Some(row));
                 }
-                Change::Remove(Record::of_key(key))
+                (Change::Remove(Record::of_key(key)), is_hurt)
             }
-            Ok(Lookup::Damaged) => Change::Scrub(Record::of_key(key)),
+            Ok((Lookup::Damaged, is_hurt)) => (Change::Scrub(Record::of_key(key)), is_hurt),
         };
-        self.counts.corrupt.add(u64::from(!snapshot.is_hurt()));
-        drop(snapshot);
+        self.counts.corrupt.add(u64::from(!is_hurt));
         let mut locked = self.memory.lock(hash);
         if Self::is_unchanged(&locked, hash, key, token) {
             if let Change::Remove(record) = &removal {

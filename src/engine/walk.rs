@@ -156,12 +156,11 @@ impl Walk {
         else {
             return Ok(());
         };
-        self.page = match disk.disk.snapshot() {
+        let after = self.after.as_deref();
+        self.page = match disk.disk.read(|snapshot| snapshot.keys(&self.prefix, after, PAGE_KEYS)) {
             None => core.disk_unavailable(disk, Vec::new())?,
-            Some(snapshot) => match snapshot.keys(&self.prefix, self.after.as_deref(), PAGE_KEYS) {
-                Ok(keys) => keys,
-                Err(failure) => core.disk_failed(failure, Vec::new())?,
-            },
+            Some(Ok(keys)) => keys,
+            Some(Err(failure)) => core.disk_failed(failure, Vec::new())?,
         };
         self.disk_done = self.page.len() < PAGE_KEYS;
         self.after = self.page.last().cloned();

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::compact::Upkeep;
-use crate::engine::pending::What;
+use crate::engine::pending::{Pending, What};
 use crate::engine::queue::Work;
 use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{RemovalCause, Tier};
@@ -102,7 +102,9 @@ impl Core {
         }
         let sweep = work.sweep.map(|(sweep, _)| sweep);
         let asked = sweep.is_some() || work.repair.is_some();
-        let idle = ops.is_empty() && touches.is_empty() && !asked;
+        // What a flush answered must not depend on what redb makes of damage.
+        let unsure = work.flush.is_some() && writer.is_unsure();
+        let idle = ops.is_empty() && touches.is_empty() && !asked && !unsure;
         if !idle || Self::is_over_disk_limits(disk) {
             let mut cleared = Vec::new();
             if !self.commit_all(disk, writer, work, ops, &touches, sweep, &mut cleared) {
@@ -169,32 +171,44 @@ impl Core {
         // One failure may be a hiccup; callers hear of the second in a row.
         let mut pause = Pause::No;
         let (mut fulls, mut heals, mut dropped) = (0, 0, 0);
+        // What left memory for attempts that came to nothing.
+        let mut hidden = Vec::new();
         loop {
-            let healed = self.heal(writer);
-            let may_heal = healed.is_ok() && heals < HEALS_MAX;
+            let healed = self.heal(disk, writer);
+            let is_healthy = healed.is_ok();
             let (committed, seen) = match healed {
-                Ok(entries) => {
-                    dropped += entries;
+                Ok(healed) => {
+                    dropped += healed.unwrap_or(0);
                     self.try_once(writer, batch)
                 }
-                Err(failure) => (Err(failure), Outcome::default()),
+                Err(failure) => {
+                    // What the device did is no reason to give the file up.
+                    if !failure.damaged && !failure.is_echo() {
+                        heals = 0;
+                    }
+                    (Err(failure), Outcome::default())
+                }
             };
             let failure = match committed {
                 Ok(mut outcome) => {
                     self.recovered(disk);
+                    self.show_again(&hidden, batch.number);
                     // What was asked to be repaired and is not there any more.
                     outcome.repaired += dropped;
                     return Some(outcome);
                 }
                 Err(failure) => failure,
             };
-            if failure.damaged && may_heal && writer.hurts() {
+            hidden.extend(seen.evicted.iter().chain(&seen.expired).cloned());
+            if failure.damaged && is_healthy && heals < HEALS_MAX && writer.hurts() {
                 heals += 1;
                 continue;
             }
             let full = failure.is_full();
             fulls += usize::from(full);
             let room = if full && fulls > 1 { ROOM_PARTS.get(fulls - 2) } else { None };
+            // Nothing can be evicted from a file that is to be healed first.
+            let room = room.filter(|_| is_healthy);
             let how = match room {
                 _ if failure.damaged && pause == Pause::Yes => Pause::Hopeless,
                 Some(_) => Pause::No,
@@ -205,16 +219,39 @@ impl Core {
             if last == Some(batch.number) && last != Some(before) {
                 // It was applied, though its commit said otherwise.
                 self.recovered(disk);
+                hidden.retain(|record: &Record| {
+                    let left = seen.evicted.iter().chain(&seen.expired);
+                    !left.into_iter().any(|gone| gone.key() == record.key())
+                });
+                self.show_again(&hidden, batch.number);
                 return Some(Outcome { totals: writer.totals(), ..seen });
             }
             if !go_on {
                 return None;
             }
-            if let Some(part) = room
-                && let Err(failure) = self.make_room(disk, writer, batch, *part)
-                && !self.recover(disk, writer, failure, Pause::No).1
-            {
-                return None;
+            if let Some(part) = room {
+                let (made, seen) = self.make_room(disk, writer, batch, *part);
+                if let Err(failure) = made {
+                    hidden.extend(seen.evicted.into_iter().chain(seen.expired));
+                    if !self.recover(disk, writer, failure, Pause::No).1 {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shows entries that were to leave with a commit that did not happen, or not with them.
+    fn show_again(&self, hidden: &[Record], number: u64) {
+        for record in hidden {
+            let hash = self.memory.hash(record.key());
+            let mut locked = self.memory.lock(hash);
+            let is_gone =
+                |pending: &Pending| pending.seq <= number && matches!(pending.what, What::Gone(_));
+            if locked.side.pending(hash, record.key()).is_some_and(is_gone) {
+                let settled = locked.side.settle(hash, record.key(), number);
+                drop(locked);
+                drop(settled);
             }
         }
     }
@@ -244,7 +281,7 @@ impl Core {
         writer: &mut Writer,
         batch: &Batch<'_>,
         part: u64,
-    ) -> Result<(), Failure> {
+    ) -> (Result<(), Failure>, Outcome) {
         let totals = writer.totals();
         let entries = totals.entries - totals.entries.div_ceil(part);
         let limits = Limits { entries: Some(entries), bytes: batch.limits.bytes };
@@ -252,10 +289,12 @@ impl Core {
         let number = totals.batch;
         let nothing = Batch { ops: &[], touches: &[], sweep: None, repair: None, ..*batch };
         let room = Batch { number, limits, ..nothing };
-        let (committed, _) = self.try_once(writer, &room);
-        self.settle(disk, &room, committed?);
-        *disk.room.lock() = Some(entries);
-        Ok(())
+        let (committed, seen) = self.try_once(writer, &room);
+        let made = committed.map(|outcome| {
+            self.settle(disk, &room, outcome);
+            *disk.room.lock() = Some(entries);
+        });
+        (made, seen)
     }
 
     /// Opens the file anew, however often that takes, or another in its place. Gives the number of its

@@ -168,15 +168,9 @@ impl Check {
     /// Looks at some more rows. `is_valid` tells whether a value is of the handle's type.
     pub(crate) fn step(&mut self, is_valid: &dyn Fn(&Record) -> bool) -> Result<Step, Failure> {
         let Some(snapshot) = self.disk.snapshot() else { return Ok(Step::NoDisk) };
-        guarded_mildly(|| {
-            if !self.follow(&snapshot) {
-                self.starts += 1;
-                if self.starts > STARTS_MAX {
-                    return Ok(Step::TooBusy);
-                }
-                self.stage = Stage::Rows(0);
-                (self.found, self.repair) = (Found::default(), Repair::default());
-                (self.bytes, self.done) = (0, 0);
+        let done = guarded_mildly(|| {
+            if !self.follow(&snapshot) && !self.start_over() {
+                return Ok(Step::TooBusy);
             }
             let deadlines = strictly(|| snapshot.transaction.open_table(EXPIRY))?.len()?;
             self.total = snapshot.rows.len()? + deadlines;
@@ -192,7 +186,23 @@ impl Check {
                 }
                 None => Step::Done,
             })
-        })
+        });
+        match done {
+            // The file was opened anew meanwhile.
+            Err(_) if self.disk.epoch() != snapshot.epoch => {
+                Ok(if self.start_over() { Step::More } else { Step::TooBusy })
+            }
+            done => done,
+        }
+    }
+
+    /// Begins anew, unless that was done too often.
+    fn start_over(&mut self) -> bool {
+        self.starts += 1;
+        self.stage = Stage::Rows(0);
+        (self.found, self.repair) = (Found::default(), Repair::default());
+        (self.bytes, self.done) = (0, 0);
+        self.starts <= STARTS_MAX
     }
 
     /// Takes in what changed up to the snapshot; `false` if everything may have.

@@ -85,6 +85,7 @@ impl Writer {
             transaction.commit()?;
             Ok(done)
         })?;
+        self.is_unsure = !batch.quick_repair;
         self.sweep_from = sweep_from;
         self.totals = outcome.totals;
         if let (Some(compaction), Some(changes)) = (&mut self.compaction, &changes) {

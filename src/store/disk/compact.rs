@@ -43,7 +43,7 @@ use crate::store::disk::schema::{
     EXPIRY, INDEX, ORDER, ROWS, moment_key, push_moment_key, split_row,
 };
 use crate::store::disk::volume::Base;
-use crate::store::disk::{Options, Place, Writer, open};
+use crate::store::disk::{Options, Place, Snapshot, Writer, open};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 use crate::time::monotonic;
@@ -57,6 +57,8 @@ const SYNC_BYTES: u64 = 2 << 20;
 const REST_BYTES: u64 = 1 << 20;
 /// ... or after so many commits: on a slow device as much may come as is written.
 const COMMITS_MAX: u32 = 4;
+/// How often it is looked whether a file that was replaced is read still.
+const READ_PAUSE: Duration = Duration::from_millis(1);
 /// A slice of the copy that heals a file: between two it is synced.
 const HEAL_SLICE: Duration = Duration::from_millis(100);
 /// A slice copies at least so many rows for each that commits added, so that it gets in front.
@@ -325,7 +327,8 @@ impl<'t> Copy<'t> {
         let (mut moments, mut ends) = (Vec::new(), vec![0]);
         let mut end = self.rows.upper_bound_mut(Bound::<u64>::Unbounded)?;
         for row in self.old_rows.range(from..)? {
-            if count >= rows_min && monotonic() >= until {
+            // Where nothing can be copied the next slice would begin where this one did.
+            if count >= rows_min && next > from && monotonic() >= until {
                 done = false;
                 break;
             }
@@ -493,9 +496,10 @@ impl Writer {
         self.sweep_from.clear();
         let changes = (dropped == 0).then(Changes::default);
         self.disk.changes.leave(self.disk.epoch() + 1, changes);
+        let read = self.disk.snapshot();
         let shown = self.refresh();
         if let Some(old) = old {
-            self.close_slowly(old);
+            self.close_slowly(old, read);
         }
         if let Err(failure) = shown {
             self.let_go();
@@ -506,9 +510,16 @@ impl Writer {
     }
 
     /// Closes a file that has no name any more: giving its blocks back takes the system long.
-    fn close_slowly(&mut self, old: Base) {
+    fn close_slowly(&mut self, old: Base, read: Option<Arc<Snapshot>>) {
         if matches!(self.options.place, Place::Files) {
-            let close = move || old.forget();
+            let close = move || {
+                // Who reads it still, is to read to the end.
+                while read.as_ref().is_some_and(|read| Arc::strong_count(read) > 1) {
+                    thread::park_timeout(READ_PAUSE);
+                }
+                drop(read);
+                old.forget();
+            };
             self.end_closing();
             // Where no thread can be had, it is closed here.
             self.closing = thread::Builder::new().spawn(close).ok();

@@ -39,6 +39,11 @@ impl Failure {
         io.is_some_and(|e| matches!(e.kind(), StorageFull | QuotaExceeded))
     }
 
+    /// Whether it only says that something failed before.
+    pub(crate) fn is_echo(&self) -> bool {
+        matches!(self.source.downcast_ref(), Some(redb::Error::PreviousIo))
+    }
+
     /// The error for a caller, with a sentence of what could not be done.
     pub(crate) fn into_error(self, sentence: impl Into<String>) -> Error {
         let kind = if self.damaged { ErrorKind::Corrupt } else { ErrorKind::Io };

@@ -79,6 +79,21 @@ impl Disk {
         self.snapshot.read().clone()
     }
 
+    /// What `read` makes of the state after the last commit; `None` if the disk cannot be read now. What
+    /// fails only because the file was exchanged or opened anew meanwhile is tried again.
+    pub(crate) fn read<R>(
+        &self,
+        read: impl Fn(&Snapshot) -> Result<R, Failure>,
+    ) -> Option<Result<R, Failure>> {
+        loop {
+            let snapshot = self.snapshot()?;
+            match read(&snapshot) {
+                Err(_) if self.epoch() != snapshot.epoch => {}
+                done => return Some(done),
+            }
+        }
+    }
+
     /// Entries and bytes as of the last commit.
     pub(crate) fn held(&self) -> (u64, u64) {
         (self.entries.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire))
@@ -117,6 +132,10 @@ pub(crate) struct Writer {
     /// Whether the file got its name and that may not be durable.
     unsynced_names: bool,
     options: Options,
+    /// Whether redb would verify the last commit if the process ended now, and give it up for damage.
+    is_unsure: bool,
+    /// Whether the file was set aside, and there is none in its place yet.
+    is_missing: bool,
     /// That of the file that has the name now.
     file_lock: Option<lock::FileLock>,
     /// Held for as long as the file may be touched; dropped last.
@@ -127,6 +146,11 @@ impl Writer {
     /// Whether there is a file to write to; if not, it has to be opened anew.
     pub(crate) fn is_open(&self) -> bool {
         self.database.is_some()
+    }
+
+    /// Whether the last commit is one that redb would verify, and give up for damage.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.is_unsure
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -142,9 +166,20 @@ impl Writer {
 
     /// Opens the file that is there; readers do not see it yet.
     fn open_database(&mut self) -> Result<(), Failure> {
+        if self.is_missing {
+            open::make(&self.options)?;
+            self.is_missing = false;
+            self.totals = Totals::default();
+            self.lock_file();
+        }
         self.sync_names()?;
         let database = open::open_database(&self.options)?;
-        self.totals = open::totals(&database)?;
+        let totals = open::totals(&database)?;
+        if totals.batch < self.totals.batch {
+            // Damage, of which redb makes that the last commit never ended.
+            return Err(Failure::damage("the file went back to an earlier commit"));
+        }
+        self.totals = totals;
         self.database = Some(database);
         Ok(())
     }
@@ -153,8 +188,8 @@ impl Writer {
     /// where the caller chose to be told instead. Readers see it after [`Self::show`].
     pub(crate) fn start_anew(&mut self, failure: Failure) -> Result<(), Failure> {
         self.let_go();
-        open::replace(&self.options, failure)?;
-        self.lock_file();
+        open::make_way(&self.options, failure)?;
+        self.is_missing = true;
         self.sweep_from.clear();
         self.open_database()
     }

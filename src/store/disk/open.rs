@@ -141,6 +141,8 @@ impl Opened {
             closing: None,
             unsynced_names: false,
             options: options.clone(),
+            is_missing: false,
+            is_unsure: false,
             file_lock,
             _lock: lock,
         };
@@ -452,9 +454,17 @@ pub(super) fn totals(database: &Base) -> Result<Totals, Failure> {
 }
 
 /// Sets a damaged file aside, if the caller chose that, and makes a new one.
-pub(super) fn replace(options: &Options, failure: Failure) -> Result<(), Failure> {
-    let made = set_aside(options, failure).and_then(|()| create(options));
-    made.map_err(|e| Failure { damaged: e.kind() == ErrorKind::Corrupt, source: Box::new(e) })
+pub(super) fn make_way(options: &Options, failure: Failure) -> Result<(), Failure> {
+    told(set_aside(options, failure))
+}
+
+/// Makes a new file where there is none.
+pub(super) fn make(options: &Options) -> Result<(), Failure> {
+    told(create(options))
+}
+
+fn told(done: Result<()>) -> Result<(), Failure> {
+    done.map_err(|e| Failure { damaged: e.kind() == ErrorKind::Corrupt, source: Box::new(e) })
 }
 
 fn set_aside(options: &Options, failure: Failure) -> Result<()> {

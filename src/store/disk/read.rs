@@ -157,9 +157,17 @@ impl Snapshot {
     ) -> Result<Vec<Box<[u8]>>, Failure> {
         guarded_mildly(|| {
             let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
-            let mut keys = Vec::new();
-            for row in self.index.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {
-                let (key, _) = row?;
+            let mut keys: Vec<Box<[u8]>> = Vec::new();
+            for row in self.index.range::<&[u8]>((from, Bound::Unbounded))? {
+                let (key, entry) = row?;
+                // What stands for a damaged page is in nobody's order.
+                let last = keys.last().map(AsRef::as_ref).or(after);
+                if self.is_hurt() && (entry.value() == (0, 0) || last >= Some(key.value())) {
+                    continue;
+                }
+                if keys.len() == limit {
+                    break;
+                }
                 if !key.value().starts_with(prefix) {
                     break;
                 }

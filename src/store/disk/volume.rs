@@ -202,7 +202,11 @@ impl Base {
 
     /// Lets the file have what was kept from it. It is open.
     pub(super) fn release(&self) -> Result<(), Failure> {
-        self.file.release()?;
+        if let Err(e) = self.file.release() {
+            // What redb would write as it closes does not belong on half of it.
+            self.watch.is_given_up.store(true, Ordering::Release);
+            return Err(e.into());
+        }
         self.watch.is_lenient.store(false, Ordering::Release);
         Ok(())
     }
