@@ -60,11 +60,13 @@ impl Writer {
         let totals = self.totals;
         let watched = self.compaction.is_some().then(Changes::default);
         let changes = self.disk.changes.begin().or(watched);
-        let (outcome, sweep_from, changes) = guarded(|| {
+        let next_place = self.next_place;
+        let (outcome, sweep_from, changes, next_place) = guarded(|| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_quick_repair(batch.quick_repair);
             let mut work = Work::start(&transaction, batch, totals, sweep_from, changes)?;
+            work.rows.skip_to(next_place);
             let done = mildly(|| {
                 work.apply(batch.ops)?;
                 work.touch(batch.touches)?;
@@ -85,6 +87,7 @@ impl Writer {
             transaction.commit()?;
             Ok(done)
         })?;
+        self.next_place = next_place;
         self.is_unsure = !batch.quick_repair;
         self.sweep_from = sweep_from;
         self.totals = outcome.totals;
@@ -507,7 +510,7 @@ impl<'t, 'b> Work<'t, 'b> {
     }
 
     /// Step 6, up to the commit itself.
-    fn finish(mut self, number: u64) -> Result<(Outcome, Vec<u8>, Option<Changes>), Failure> {
+    fn finish(mut self, number: u64) -> Result<(Outcome, Vec<u8>, Option<Changes>, u64), Failure> {
         if self.recount {
             let before = self.outcome.totals;
             let mended = self.rows.mend()?;
@@ -526,6 +529,7 @@ impl<'t, 'b> Work<'t, 'b> {
             self.order.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         let mut meta = strictly(|| self.transaction.open_table(META))?;
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
-        Ok((self.outcome, self.sweep_from, self.rows.take_changes()))
+        let changes = self.rows.take_changes();
+        Ok((self.outcome, self.sweep_from, changes, self.rows.end()))
     }
 }

@@ -121,6 +121,8 @@ pub(crate) struct Writer {
     /// `None` after a failure, until it is reopened.
     database: Option<Base>,
     totals: Totals,
+    /// The first place that no row had since the file was opened.
+    next_place: u64,
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
     /// What readers remember of the index, from one snapshot to the next.
@@ -189,6 +191,7 @@ impl Writer {
     pub(crate) fn start_anew(&mut self, failure: Failure) -> Result<(), Failure> {
         self.let_go();
         open::make_way(&self.options, failure)?;
+        self.next_place = 0;
         self.is_missing = true;
         self.sweep_from.clear();
         self.open_database()

@@ -135,6 +135,7 @@ impl Opened {
             disk: Arc::clone(&disk),
             database: Some(database),
             totals,
+            next_place: 0,
             sweep_from: Vec::new(),
             memo: Arc::new(Memo::new(options.cache_bytes)),
             compaction: None,

@@ -104,6 +104,16 @@ impl<'t, 'b> Rows<'t, 'b> {
         Ok(Self { changes, ..Self::open(transaction)? })
     }
 
+    /// Leaves places free, so that none is used twice while somebody may have seen it.
+    pub(super) fn skip_to(&mut self, place: u64) {
+        self.end = self.end.max(place);
+    }
+
+    /// The first free place behind all rows.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// What changed so far.
     pub(super) fn take_changes(&mut self) -> Option<Changes> {
         self.changes.take()
