@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::engine::bound::FileBound;
 use crate::engine::queue::{EARLY_FRACTION, Pace, Work};
-use crate::engine::writer::Pause;
+use crate::engine::writer::{PAUSE_MIN, Pause};
 use crate::engine::{Core, DiskSide};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
@@ -175,7 +175,7 @@ impl Upkeep {
     }
 
     /// Whether a compaction is asked for, or worth it.
-    fn wants(&mut self, writer: &Writer) -> bool {
+    fn wants(&mut self, writer: &mut Writer) -> bool {
         if self.ticket.is_some() || writer.is_hurt() {
             return true;
         }
@@ -188,6 +188,9 @@ impl Upkeep {
         }
         (self.written, self.held) = (0, held);
         let (Ok(occupied), totals) = (writer.occupied(), writer.totals()) else { return false };
+        if self.bound.is_none() {
+            writer.keep_reserve(occupied);
+        }
         self.is_crowded = self.is_above(occupied, totals, SMALL_COMMITS_ABOVE);
         occupied > self.not_below && self.is_above(occupied, totals, COMPACT_ABOVE)
     }
@@ -274,7 +277,8 @@ impl Core {
                 upkeep.not_below = occupied.saturating_add(totals.bytes / 2);
                 trace::warn("a compaction failed; the file stays as it is", &failure);
                 disk.end_compaction(upkeep, Err(&failure));
-                writer.is_open() || self.recover(disk, writer, failure, Pause::No).1
+                writer.is_open()
+                    || self.recover(disk, writer, failure, Pause::No, &mut { PAUSE_MIN }).1
             }
         }
     }

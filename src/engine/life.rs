@@ -173,7 +173,7 @@ impl Life {
                 let _ = thread.join();
             }
         }
-        self.core.disk.as_ref().and_then(|disk| disk.queue.failing()).map_or(Ok(()), Err)
+        self.core.disk.as_ref().and_then(|disk| disk.queue.left()).map_or(Ok(()), Err)
     }
 }
 

@@ -590,6 +590,18 @@ impl Queue {
     pub(crate) fn failing(&self) -> Option<Error> {
         self.state.lock().failing.as_deref().map(not_durable)
     }
+
+    /// Likewise, after the end.
+    pub(crate) fn left(&self) -> Option<Error> {
+        let state = self.state.lock();
+        let reason = state.failing.as_deref()?;
+        let sentence = format!(
+            "the disk tier fails: {reason}; the cache is closed, and what was not durable is lost \
+             (operations: {}); next time, flush until that succeeds before closing",
+            state.load.ops
+        );
+        Some(Error::new(ErrorKind::Io, sentence))
+    }
 }
 
 #[cold]

@@ -42,11 +42,15 @@ const QUICK_REPAIR_BYTES: u64 = 256 << 20;
 /// Touches that go along with a batch at most.
 const TOUCHES_PER_BATCH: usize = 1 << 14;
 /// The first pause after a failure, and the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Where the device is full at the second attempt too, one in so many entries makes room, and fewer
-/// if there is no room for the commit that takes them out.
-const ROOM_PARTS: [u64; 3] = [10, 100, 1000];
+/// Where the device is full at the second attempt too, one in so many entries makes room, ...
+const ROOM_PART: u64 = 10;
+/// ... so many at first where there is no room for a commit that takes them all out. What it frees is
+/// there for the one after the next.
+const ROOM_STEP: u64 = 16;
+/// How often that is done for one batch, before the disk tier is said to fail.
+const ROOMS_MAX: usize = 6;
 
 /// How often a batch has the file healed before it is given up.
 const HEALS_MAX: u32 = 2;
@@ -91,7 +95,7 @@ impl Core {
     fn work_off(&self, disk: &DiskSide, writer: &mut Writer, work: &Work) -> bool {
         if let Some(reason) = &work.suspect {
             let failure = Failure::because(reason);
-            if !self.recover(disk, writer, failure, Pause::No).1 {
+            if !self.recover(disk, writer, failure, Pause::No, &mut { PAUSE_MIN }).1 {
                 return false;
             }
         }
@@ -169,7 +173,7 @@ impl Core {
     ) -> Option<Outcome> {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
-        let mut pause = Pause::No;
+        let (mut pause, mut backoff) = (Pause::No, PAUSE_MIN);
         let (mut fulls, mut heals, mut dropped) = (0, 0, 0);
         // What left memory for attempts that came to nothing.
         let mut hidden = Vec::new();
@@ -206,15 +210,14 @@ impl Core {
             }
             let full = failure.is_full();
             fulls += usize::from(full);
-            let room = if full && fulls > 1 { ROOM_PARTS.get(fulls - 2) } else { None };
             // Nothing can be evicted from a file that is to be healed first.
-            let room = room.filter(|_| is_healthy);
-            let how = match room {
-                _ if failure.damaged && pause == Pause::Yes => Pause::Hopeless,
-                Some(_) => Pause::No,
-                None => pause,
+            let room = full && (2..2 + ROOMS_MAX).contains(&fulls) && is_healthy;
+            let how = match pause {
+                Pause::Yes if failure.damaged => Pause::Hopeless,
+                _ if room => Pause::No,
+                pause => pause,
             };
-            let (last, go_on) = self.recover(disk, writer, failure, how);
+            let (last, go_on) = self.recover(disk, writer, failure, how, &mut backoff);
             pause = Pause::Yes;
             if last == Some(batch.number) && last != Some(before) {
                 // It was applied, though its commit said otherwise.
@@ -229,14 +232,8 @@ impl Core {
             if !go_on {
                 return None;
             }
-            if let Some(part) = room {
-                let (made, seen) = self.make_room(disk, writer, batch, *part);
-                if let Err(failure) = made {
-                    hidden.extend(seen.evicted.into_iter().chain(seen.expired));
-                    if !self.recover(disk, writer, failure, Pause::No).1 {
-                        return None;
-                    }
-                }
+            if room && !self.make_room(disk, writer, batch, &mut hidden) {
+                return None;
             }
         }
     }
@@ -274,39 +271,61 @@ impl Core {
         (committed, seen)
     }
 
-    /// Evicts the oldest part, in a commit of its own before `batch`.
+    /// Evicts the oldest part, in commits of their own before `batch`; `false` if the cache closes before
+    /// the file can be opened again. Adds to `hidden` what left memory for commits that came to nothing.
     fn make_room(
         &self,
         disk: &DiskSide,
         writer: &mut Writer,
         batch: &Batch<'_>,
-        part: u64,
-    ) -> (Result<(), Failure>, Outcome) {
+        hidden: &mut Vec<Record>,
+    ) -> bool {
         let totals = writer.totals();
-        let entries = totals.entries - totals.entries.div_ceil(part);
-        let limits = Limits { entries: Some(entries), bytes: batch.limits.bytes };
+        let goal = totals.entries - totals.entries.div_ceil(ROOM_PART);
         trace::warn("the device is full; the oldest entries make room", &totals.entries);
-        let number = totals.batch;
         let nothing = Batch { ops: &[], touches: &[], sweep: None, repair: None, ..*batch };
-        let room = Batch { number, limits, ..nothing };
-        let (committed, seen) = self.try_once(writer, &room);
-        let made = committed.map(|outcome| {
-            self.settle(disk, &room, outcome);
-            *disk.room.lock() = Some(entries);
-        });
-        (made, seen)
+        let mut step = u64::MAX;
+        loop {
+            let totals = writer.totals();
+            let entries = goal.max(totals.entries.saturating_sub(step));
+            let limits = Limits { entries: Some(entries), bytes: batch.limits.bytes };
+            let room = Batch { number: totals.batch, limits, quick_repair: false, ..nothing };
+            let (committed, seen) = self.try_once(writer, &room);
+            match committed {
+                Ok(outcome) => {
+                    self.settle(disk, &room, outcome);
+                    *disk.room.lock() = Some(entries);
+                    if entries == goal {
+                        return true;
+                    }
+                    step = step.saturating_mul(2);
+                }
+                Err(failure) => {
+                    hidden.extend(seen.evicted.into_iter().chain(seen.expired));
+                    let smaller = failure.is_full() && step > ROOM_STEP;
+                    if !self.recover(disk, writer, failure, Pause::No, &mut { PAUSE_MIN }).1 {
+                        return false;
+                    }
+                    if !smaller {
+                        return true;
+                    }
+                    writer.spend_reserve();
+                    step = ROOM_STEP;
+                }
+            }
+        }
     }
 
     /// Opens the file anew, however often that takes, or another in its place. Gives the number of its
-    /// last batch, and whether to go on.
+    /// last batch, and whether to go on. The pauses go on where `backoff` is.
     pub(super) fn recover(
         &self,
         disk: &DiskSide,
         writer: &mut Writer,
         mut failure: Failure,
         mut how: Pause,
+        backoff: &mut Duration,
     ) -> (Option<u64>, bool) {
-        let mut pause = PAUSE_MIN;
         loop {
             self.counts.disk_errors.add(1);
             trace::warn("the disk tier fails", &failure);
@@ -315,8 +334,8 @@ impl Core {
             if how == Pause::Yes {
                 let reason = failure.to_string();
                 self.degraded(disk, &reason);
-                go_on = disk.queue.failed(&reason, pause);
-                pause = (2 * pause).min(PAUSE_MAX);
+                go_on = disk.queue.failed(&reason, *backoff);
+                *backoff = (2 * *backoff).min(PAUSE_MAX);
             }
             let opened = if how == Pause::Hopeless {
                 self.replace_file(writer, failure)

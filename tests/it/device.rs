@@ -52,6 +52,41 @@ fn on_a_full_device_the_oldest_entries_make_room() {
 }
 
 #[test]
+fn a_full_device_goes_on_with_the_newest_entries() {
+    let sim = Sim::default();
+    sim.set_room(24 << 20);
+    let open = || {
+        let builder = ByteCache::builder().path(PATH).volume(Arc::new(sim.clone()));
+        builder.memory_max_entries(10).open().unwrap()
+    };
+    let value = |n: u32| vec![n as u8; 8_000];
+    let cache = open();
+    // Three commits in four are small: there is no room for one that evicts a tenth at once.
+    for n in 0..4_000_u32 {
+        cache.insert(&n.to_be_bytes(), &value(n)).unwrap();
+        if n % 40 < 4 {
+            cache.flush().unwrap();
+        }
+    }
+    cache.flush().unwrap();
+    assert_eq!(cache.health().disk, Some(TierHealth::Ok));
+    let stats = cache.stats();
+    assert_eq!((stats.shed, stats.disk_evictions), (0, 4_000 - cache.len()));
+    assert!(stats.disk_errors > 2 && stats.disk_errors < 100, "{}", stats.disk_errors);
+    cache.close().unwrap();
+    let cache = open();
+    assert!(cache.verify().unwrap().is_ok());
+    // At least half of what the device has room for.
+    let first = 4_000 - u32::try_from(cache.len()).unwrap();
+    assert!(first < 4_000 - (12 << 20) / 8_000, "{first}");
+    for (key, n) in cache.keys().zip(first..) {
+        let key = key.unwrap();
+        assert_eq!(key[..], n.to_be_bytes());
+        assert_eq!(cache.get(&key).unwrap().as_deref(), Some(&value(n)[..]));
+    }
+}
+
+#[test]
 fn a_listener_hears_that_the_disk_fails_and_that_it_works_again() {
     let sim = Sim::default();
     let (tell, heard) = mpsc::channel();

@@ -137,6 +137,7 @@ pub(crate) fn fail_and_close(path: &Path) {
     let clone = cache.clone();
     let error = cache.close().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(error.to_string().contains("lost (operations: "), "{error}");
     assert_eq!(clone.get(&key(0)).unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(clone.health().disk, Some(TierHealth::Closed));
     clone.close().unwrap();

@@ -44,9 +44,14 @@ impl Content {
         self.len = len;
     }
 
-    fn grows(&self, at: usize, len: usize) -> bool {
+    /// How many pages more there are after such a write.
+    fn grows(&self, at: usize, len: usize) -> usize {
         let pages = at / PAGE..(at + len).div_ceil(PAGE);
-        pages.into_iter().any(|page| self.pages.get(page).is_none_or(Option::is_none))
+        pages.into_iter().filter(|page| self.pages.get(*page).is_none_or(Option::is_none)).count()
+    }
+
+    fn written(&self) -> usize {
+        self.pages.iter().flatten().count()
     }
 
     fn write(&mut self, mut at: usize, mut bytes: &[u8]) {
@@ -145,6 +150,17 @@ struct State {
     log: Vec<Event>,
     calls: [u64; 6],
     fault: Option<Fault>,
+    /// Pages that the device has room for.
+    room: Option<usize>,
+}
+
+impl State {
+    fn has_room(&self, pages: usize) -> bool {
+        self.room.is_none_or(|room| {
+            let files = self.names.values().map(|file| self.contents[*file].written());
+            files.sum::<usize>() + pages <= room
+        })
+    }
 }
 
 /// See the module.
@@ -168,6 +184,11 @@ impl Sim {
 
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
+    }
+
+    /// Gives the device room for so many bytes in all files together; holes take none.
+    pub(crate) fn set_room(&self, bytes: usize) {
+        self.state().room = Some(bytes / PAGE);
     }
 
     /// Whether the fault has come up since this was asked last.
@@ -311,8 +332,10 @@ impl Device for File {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.sim.state();
         let mut how = self.sim.count(&mut state, Call::Write);
-        if state.contents[self.file].grows(size(offset), bytes.len()) {
+        let more = state.contents[self.file].grows(size(offset), bytes.len());
+        if more > 0 {
             how = how.or(self.sim.count(&mut state, Call::Grow));
+            how = how.or((!state.has_room(more)).then_some(How::Full));
         }
         let done = match how {
             None => bytes,

@@ -38,6 +38,7 @@ mod holding;
 mod lock;
 mod open;
 mod read;
+mod reserve;
 mod rows;
 mod schema;
 mod volume;
@@ -136,6 +137,8 @@ pub(crate) struct Writer {
     options: Options,
     /// Whether redb would verify the last commit if the process ended now, and give it up for damage.
     is_unsure: bool,
+    /// Room that is kept for a full device, as far as we know.
+    reserve: reserve::Reserve,
     /// Whether the file was set aside, and there is none in its place yet.
     is_missing: bool,
     /// That of the file that has the name now.

@@ -30,6 +30,7 @@ use crate::store::disk::changes::Log;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
 use crate::store::disk::read::Memo;
+use crate::store::disk::reserve::Reserve;
 use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
     EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
@@ -143,6 +144,7 @@ impl Opened {
             unsynced_names: false,
             options: options.clone(),
             is_missing: false,
+            reserve: Reserve::Spent,
             is_unsure: false,
             file_lock,
             _lock: lock,

@@ -322,13 +322,23 @@ impl Place {
 
     /// Makes a new database; what is written to it is durable after [`Self::sync`].
     pub(super) fn create(&self, path: &Path, cache_bytes: usize) -> Result<Base, Failure> {
-        let device = match self {
-            Self::Files => Box::new(InFolder(private_file(path)?)),
-            Self::Volume(volume) => volume.create(path)?,
-        };
+        let device = self.create_device(path)?;
         let base = Base::new(cache_bytes, device, How { is_lenient: false, is_held: false })?;
         base.watch.is_new.store(true, Ordering::Release);
         Ok(base)
+    }
+
+    /// Makes a file of these bytes.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.create_device(path)?.write(0, bytes)
+    }
+
+    /// A new file, empty, in the place of any other.
+    fn create_device(&self, path: &Path) -> io::Result<Box<dyn Device>> {
+        match self {
+            Self::Files => Ok(Box::new(InFolder(private_file(path)?))),
+            Self::Volume(volume) => volume.create(path),
+        }
     }
 
     /// Makes durable what was written to a file.
