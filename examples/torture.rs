@@ -13,6 +13,7 @@ mod history;
 #[expect(dead_code, reason = "the tests need more of it")]
 mod support;
 #[path = "../tests/torture/mod.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
 mod torture;
 
 use std::io::IsTerminal;

@@ -59,9 +59,8 @@ fn a_full_device_goes_on_with_the_newest_entries() {
         let builder = ByteCache::builder().path(PATH).volume(Arc::new(sim.clone()));
         builder.memory_max_entries(10).open().unwrap()
     };
-    let value = |n: u32| vec![n as u8; 8_000];
+    let value = |n: u32| vec![n.to_le_bytes()[0]; 8_000];
     let cache = open();
-    // Three commits in four are small: there is no room for one that evicts a tenth at once.
     for n in 0..4_000_u32 {
         cache.insert(&n.to_be_bytes(), &value(n)).unwrap();
         if n % 40 < 4 {

@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod child;
+mod damage;
 mod device;
 mod errors;
 mod failure;

@@ -472,6 +472,14 @@ fn told(done: Result<()>) -> Result<(), Failure> {
 
 fn set_aside(options: &Options, failure: Failure) -> Result<()> {
     let path = &options.path;
+    let head = options.place.head(path, 0).map_err(|e| {
+        let sentence = format!("cannot look at {}: {e}", path.display());
+        Error::with_source(ErrorKind::Io, sentence, e)
+    })?;
+    if head.is_none() {
+        trace::warn("the cache file was removed; the cache starts empty", &failure);
+        return Ok(());
+    }
     if options.on_damage == OnDamage::Fail {
         let sentence = format!(
             "{} is damaged; remove it, restore it, or let damaged files be set aside",

@@ -312,7 +312,7 @@ impl Place {
 
     /// Opens the database in a file that exists.
     pub(super) fn open(&self, path: &Path, cache_bytes: usize, how: How) -> Result<Base, Failure> {
-        let device = self.device(path)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let device = self.device(path)?.ok_or_else(|| Failure::damage("the file is gone"))?;
         // redb would make a database of an empty file.
         if device.is_empty()? {
             return Err(Failure::damage("the file is empty"));
