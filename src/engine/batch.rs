@@ -65,7 +65,7 @@ impl Core {
             trace_op!("insert_many", key, "done", self.lowest().name());
         }
         if let (Some(seq), Some(disk)) = (last, &self.disk) {
-            self.wait_if_through(disk, seq)?;
+            self.wait_if_through(disk, Some(seq))?;
         }
         Ok(())
     }

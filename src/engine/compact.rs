@@ -39,6 +39,10 @@ const FULL: (usize, usize, usize) = (EARLY_FRACTION, 1_024, 8);
 const SMALL: (usize, usize, usize) = (4 * EARLY_FRACTION, 256, 32);
 /// Likewise when a slice of a copy comes between the commits: who waits, waits for both.
 const SHARED: (usize, usize, usize) = (8 * EARLY_FRACTION, 128, 64);
+/// A device that was full has room again if it has this part of the file, and not more than so many
+/// bytes; asked after as much was written.
+const ROOM_PROBE_PART: u64 = 8;
+const ROOM_PROBE_MAX: u64 = 16 << 20;
 /// So many bytes are on top of each: below that nothing is worth a copy.
 const FREE_BYTES: u64 = 4 << 20;
 /// What an entry takes besides its charge, roughly; the last copy tells more exactly.
@@ -100,6 +104,8 @@ pub(super) struct Upkeep {
     not_below: u64,
     /// Whether dead space builds up.
     is_crowded: bool,
+    /// Bytes written since room on the device was looked for.
+    unprobed: u64,
 }
 
 impl Upkeep {
@@ -112,6 +118,7 @@ impl Upkeep {
             learned: None,
             not_below: 0,
             is_crowded: false,
+            unprobed: 0,
         }
     }
 
@@ -135,6 +142,7 @@ impl Upkeep {
         let bytes =
             puts.map(|record| OPERATION_BYTES.max(record.allocated_bytes() as u64)).sum::<u64>();
         self.written = self.written.saturating_add(bytes).saturating_add(COMMIT_BYTES);
+        self.unprobed = self.unprobed.saturating_add(bytes).saturating_add(COMMIT_BYTES);
     }
 
     /// What a copy would occupy.
@@ -174,8 +182,26 @@ impl Upkeep {
         self.bound.as_mut().is_some_and(|bound| question(bound, occupied, copy))
     }
 
+    /// Looks after the room that is kept for a full device. Where that was full, whether there is room
+    /// again.
+    fn keep_reserve(&mut self, disk: &DiskSide, writer: &mut Writer) {
+        if self.unprobed < LOOK_AFTER_BYTES {
+            return;
+        }
+        let Ok(occupied) = writer.occupied() else { return };
+        let was_full = disk.room.lock().is_some();
+        if was_full && self.unprobed < occupied / ROOM_PROBE_PART {
+            return;
+        }
+        self.unprobed = 0;
+        let more = if was_full { (occupied / ROOM_PROBE_PART).min(ROOM_PROBE_MAX) } else { 0 };
+        if writer.keep_reserve(occupied, more) {
+            *disk.room.lock() = None;
+        }
+    }
+
     /// Whether a compaction is asked for, or worth it.
-    fn wants(&mut self, writer: &mut Writer) -> bool {
+    fn wants(&mut self, writer: &Writer) -> bool {
         if self.ticket.is_some() || writer.is_hurt() {
             return true;
         }
@@ -188,9 +214,6 @@ impl Upkeep {
         }
         (self.written, self.held) = (0, held);
         let (Ok(occupied), totals) = (writer.occupied(), writer.totals()) else { return false };
-        if self.bound.is_none() {
-            writer.keep_reserve(occupied);
-        }
         self.is_crowded = self.is_above(occupied, totals, SMALL_COMMITS_ABOVE);
         occupied > self.not_below && self.is_above(occupied, totals, COMPACT_ABOVE)
     }
@@ -241,6 +264,7 @@ impl Core {
         writer: &mut Writer,
         upkeep: &mut Upkeep,
     ) -> bool {
+        upkeep.keep_reserve(disk, writer);
         let was = writer.is_compacting();
         let begun = if !was && upkeep.wants(writer) { writer.begin_compaction() } else { Ok(()) };
         if begun.is_ok() && !writer.is_compacting() {

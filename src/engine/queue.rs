@@ -377,6 +377,11 @@ impl Queue {
         Ok(())
     }
 
+    /// The number of the last operation.
+    pub(crate) fn newest(&self) -> u64 {
+        self.state.lock().last
+    }
+
     /// Waits for the writer. While the disk fails, for one more attempt, whose error it gives.
     fn wait_for_progress<'a>(
         &self,

@@ -28,8 +28,8 @@ impl Core {
         let taken = self.take(key, &mut garbage);
         self.dispose(garbage);
         let taken = taken?;
-        if let (Some(seq), Some(disk)) = (taken.seq, &self.disk) {
-            self.wait_if_through(disk, seq)?;
+        if let Some(disk) = &self.disk {
+            self.wait_if_through(disk, taken.seq)?;
         }
         let outcome = if taken.found.is_some() { "done" } else { "miss" };
         let tier = taken.found.as_ref().map_or("none", |f| f.tier.name());
@@ -203,6 +203,9 @@ impl Core {
             }
         }
         if present.is_empty() {
+            if let Some(disk) = &self.disk {
+                self.wait_if_through(disk, None)?;
+            }
             return Ok(0);
         }
         let removals: Vec<(Change, bool)> =
@@ -232,7 +235,7 @@ impl Core {
         drop(all);
         self.dispose(garbage);
         if let (Some(first), Some(disk)) = (seqs, &self.disk) {
-            self.wait_if_through(disk, first + count - 1)?;
+            self.wait_if_through(disk, Some(first + count - 1))?;
         }
         Ok(there)
     }

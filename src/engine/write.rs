@@ -267,7 +267,7 @@ impl Core {
         self.dispose(garbage);
         self.relieve_touches();
         if let (Entered::Yes(Some(seq)), Some(disk)) = (entered, &self.disk) {
-            self.wait_if_through(disk, seq)?;
+            self.wait_if_through(disk, Some(seq))?;
         }
         Ok(entered)
     }
@@ -341,12 +341,14 @@ impl Core {
         }
     }
 
-    /// With write-through, waits until `seq` is durable. A disk that fails is an error or not, as
+    /// With write-through, waits until `seq` is durable, or all there is: what was not there to be
+    /// removed may have gone by an operation that is not durable. A disk that fails is an error or not, as
     /// the policy says.
-    pub(super) fn wait_if_through(&self, disk: &DiskSide, seq: u64) -> Result<()> {
+    pub(super) fn wait_if_through(&self, disk: &DiskSide, seq: Option<u64>) -> Result<()> {
         if self.config.write_policy != WritePolicy::Through {
             return Ok(());
         }
+        let seq = seq.unwrap_or_else(|| disk.queue.newest());
         match disk.queue.wait_durable(seq) {
             Err(e) if self.config.error_policy == ErrorPolicy::Strict => Err(e),
             Ok(()) | Err(_) => Ok(()),

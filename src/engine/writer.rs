@@ -50,7 +50,7 @@ const ROOM_PART: u64 = 10;
 /// there for the one after the next.
 const ROOM_STEP: u64 = 16;
 /// How often that is done for one batch, before the disk tier is said to fail.
-const ROOMS_MAX: usize = 6;
+const ROOMS_MAX: usize = 3;
 
 /// How often a batch has the file healed before it is given up.
 const HEALS_MAX: u32 = 2;
@@ -174,7 +174,7 @@ impl Core {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
         let (mut pause, mut backoff) = (Pause::No, PAUSE_MIN);
-        let (mut fulls, mut heals, mut dropped) = (0, 0, 0);
+        let (mut fulls, mut heals, mut dropped, mut has_made_room) = (0, 0, 0, false);
         // What left memory for attempts that came to nothing.
         let mut hidden = Vec::new();
         loop {
@@ -197,6 +197,9 @@ impl Core {
                 Ok(mut outcome) => {
                     self.recovered(disk);
                     self.show_again(&hidden, batch.number);
+                    if has_made_room {
+                        *disk.room.lock() = Some(outcome.totals.entries.max(1));
+                    }
                     // What was asked to be repaired and is not there any more.
                     outcome.repaired += dropped;
                     return Some(outcome);
@@ -211,7 +214,8 @@ impl Core {
             let full = failure.is_full();
             fulls += usize::from(full);
             // Nothing can be evicted from a file that is to be healed first.
-            let room = full && (2..2 + ROOMS_MAX).contains(&fulls) && is_healthy;
+            let rooms = 2..2 + ROOMS_MAX;
+            let room = full && is_healthy && rooms.contains(&fulls) && writer.totals().entries > 1;
             let how = match pause {
                 Pause::Yes if failure.damaged => Pause::Hopeless,
                 _ if room => Pause::No,
@@ -232,6 +236,7 @@ impl Core {
             if !go_on {
                 return None;
             }
+            has_made_room |= room;
             if room && !self.make_room(disk, writer, batch, &mut hidden) {
                 return None;
             }
@@ -281,8 +286,9 @@ impl Core {
         hidden: &mut Vec<Record>,
     ) -> bool {
         let totals = writer.totals();
-        let goal = totals.entries - totals.entries.div_ceil(ROOM_PART);
+        let goal = (totals.entries - totals.entries.div_ceil(ROOM_PART)).max(1);
         trace::warn("the device is full; the oldest entries make room", &totals.entries);
+        writer.spend_reserve();
         let nothing = Batch { ops: &[], touches: &[], sweep: None, repair: None, ..*batch };
         let mut step = u64::MAX;
         loop {
@@ -294,7 +300,6 @@ impl Core {
             match committed {
                 Ok(outcome) => {
                     self.settle(disk, &room, outcome);
-                    *disk.room.lock() = Some(entries);
                     if entries == goal {
                         return true;
                     }
@@ -309,7 +314,6 @@ impl Core {
                     if !smaller {
                         return true;
                     }
-                    writer.spend_reserve();
                     step = ROOM_STEP;
                 }
             }

@@ -313,6 +313,72 @@ fn a_file_that_is_gone_comes_back_by_itself() {
     }
 }
 
+/// A file system that goes away and comes back: nothing is made in its place, nor over what was there.
+#[test]
+#[cfg(unix)]
+fn a_folder_that_goes_away_comes_back_with_all_that_was_in_it() {
+    use std::fs;
+
+    for stands_in in [false, true] {
+        for on_damage in [DamagePolicy::Fail, DamagePolicy::SetAside] {
+            let top = tempfile::tempdir().unwrap();
+            let (folder, away) = (top.path().join("folder"), top.path().join("away"));
+            let builder = ByteCache::builder().path(folder.join(PATH)).on_damage(on_damage);
+            let cache = fill(builder.clone().disk_cache_bytes(0), 2_000);
+            // A read that fails has the file opened anew.
+            let file = fs::File::options().write(true).open(folder.join(PATH)).unwrap();
+            let len = file.metadata().unwrap().len();
+            fs::rename(&folder, &away).unwrap();
+            if stands_in {
+                fs::create_dir(&folder).unwrap();
+            }
+            let sound = fs::read(away.join(PATH)).unwrap();
+            file.set_len(BLOCK).unwrap();
+            while found(&cache, 2_000) > 10 {}
+            std::os::unix::fs::FileExt::write_all_at(&file, &sound, 0).unwrap();
+            file.set_len(len).unwrap();
+            cache.insert(b"new", b"value").unwrap();
+            assert!(cache.flush().is_err());
+            assert!(matches!(cache.health().disk, Some(TierHealth::Degraded { .. })));
+            if stands_in {
+                assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+                fs::remove_dir(&folder).unwrap();
+            }
+            fs::rename(&away, &folder).unwrap();
+            let _dog = Watchdog::start("the folder is back".to_owned());
+            while cache.flush().is_err() {}
+            assert_eq!(found(&cache, 2_000), 2_000);
+            cache.close().unwrap();
+            assert_eq!(builder.open().unwrap().len(), 2_001);
+        }
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_of_another_type_that_came_in_the_place_of_ours_is_left_alone() {
+    let place = place();
+    let other = place.beside(".other");
+    larder::Cache::<str, u64>::builder().path(&other).open().unwrap().close().unwrap();
+    let bytes = std::fs::read(&other).unwrap();
+    let cache = fill(place.builder().disk_cache_bytes(0), 100);
+    let ours = place.beside(".ours");
+    std::fs::rename(&place.path, &ours).unwrap();
+    let file = std::fs::File::options().write(true).open(&ours).unwrap();
+    std::fs::rename(&other, &place.path).unwrap();
+    // What was ours fails, and has the file of this name opened.
+    file.set_len(BLOCK).unwrap();
+    while found(&cache, 100) > 10 {}
+    cache.insert(b"new", b"value").unwrap();
+    assert!(cache.flush().is_err());
+    let Some(TierHealth::Degraded { reason, .. }) = cache.health().disk else {
+        panic!("it is not well")
+    };
+    assert!(reason.contains("another cache's file"), "{reason}");
+    assert!(cache.close().is_err());
+    assert!(std::fs::read(&place.path).unwrap() == bytes);
+}
+
 #[test]
 fn one_bit_never_takes_an_open_file_back_to_an_earlier_commit() {
     let through = |sim: &Sim| {

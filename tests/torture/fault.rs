@@ -118,7 +118,7 @@ pub(crate) fn run(
     for (workload, count) in
         WORKLOADS[..plan.workloads].iter().flat_map(|w| counts.iter().map(move |c| (*w, *c)))
     {
-        let calm = run_with(workload, operations, seed, &Sim::default());
+        let calm = run_with(workload, operations, seed, &Sim::default(), None);
         let calls = calm.map_err(|what| Violation { seed, cycle: 0, what })?;
         let kinds = CALLS.into_iter().zip(calls);
         let ways = kinds.flat_map(|kind| HOWS.map(|how| (kind.0, kind.1, how)));
@@ -133,7 +133,7 @@ pub(crate) fn run(
                 let fault = Fault { call, how, first, count };
                 let sim = Sim::default();
                 sim.set_fault(Some(fault));
-                run_with(workload, operations, seed, &sim).map_err(|what| {
+                run_with(workload, operations, seed, &sim, Some(call)).map_err(|what| {
                     let what = format!("{workload:?}, {operations} operations, {fault:?}: {what}");
                     Violation { seed, cycle, what }
                 })?;
@@ -149,16 +149,23 @@ pub(crate) fn run(
 
 /// Runs a workload to its end, however often something fails, and compares what is there. Gives the
 /// number of calls.
-fn run_with(workload: Workload, operations: u64, seed: u64, sim: &Sim) -> Result<[u64; 5], String> {
+fn run_with(
+    workload: Workload,
+    operations: u64,
+    seed: u64,
+    sim: &Sim,
+    fails: Option<Call>,
+) -> Result<[u64; 5], String> {
     let mut rng = Rng::new(seed);
     let mut log = Log {
         before: Found::default(),
         ops: Vec::new(),
         limits: workload.limits(),
-        commits: if workload == Workload::Through {
-            Commits::EachOperation
-        } else {
-            Commits::AtFlush
+        commits: match workload {
+            Workload::Through => Commits::EachOperation,
+            // A read that fails has the writer open the file anew, and commit what there is.
+            _ if fails == Some(Call::Read) => Commits::Anywhere,
+            _ => Commits::AtFlush,
         },
         stamps: Stamps::Known,
     };

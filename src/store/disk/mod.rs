@@ -137,6 +137,7 @@ pub(crate) struct Writer {
     options: Options,
     /// Whether redb would verify the last commit if the process ended now, and give it up for damage.
     is_unsure: bool,
+    folder_id: Option<(u64, u64)>,
     /// Room that is kept for a full device, as far as we know.
     reserve: reserve::Reserve,
     /// Whether the file was set aside, and there is none in its place yet.
@@ -172,7 +173,8 @@ impl Writer {
     /// Opens the file that is there; readers do not see it yet.
     fn open_database(&mut self) -> Result<(), Failure> {
         if self.is_missing {
-            open::make(&self.options)?;
+            self.check_folder()?;
+            open::make_anew(&self.options)?;
             self.is_missing = false;
             self.totals = Totals::default();
             self.lock_file();
@@ -193,11 +195,20 @@ impl Writer {
     /// where the caller chose to be told instead. Readers see it after [`Self::show`].
     pub(crate) fn start_anew(&mut self, failure: Failure) -> Result<(), Failure> {
         self.let_go();
+        self.check_folder()?;
         open::make_way(&self.options, failure)?;
         self.next_place = 0;
         self.is_missing = true;
         self.sweep_from.clear();
         self.open_database()
+    }
+
+    /// A file must not be made in a folder that stands in for the one that it was in.
+    fn check_folder(&self) -> Result<(), Failure> {
+        if self.options.place.folder_id(&self.options.path) == self.folder_id {
+            return Ok(());
+        }
+        Err(Failure::because("the folder of the cache file is not the one it was opened in"))
     }
 
     /// Locks the file that has the name now.

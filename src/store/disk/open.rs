@@ -144,7 +144,8 @@ impl Opened {
             unsynced_names: false,
             options: options.clone(),
             is_missing: false,
-            reserve: Reserve::Spent,
+            folder_id: options.place.folder_id(path),
+            reserve: Reserve::Unknown,
             is_unsure: false,
             file_lock,
             _lock: lock,
@@ -341,7 +342,7 @@ fn refuse(path: &Path, failure: Failure) -> Refused {
 pub(super) fn open_database(options: &Options) -> Result<Base, Failure> {
     let open = |is_lenient| {
         guarded(|| {
-            let how = How { is_lenient, is_held: false };
+            let how = How { is_lenient, is_held: true };
             options.place.open(&options.path, options.cache_bytes, how)
         })
     };
@@ -350,8 +351,16 @@ pub(super) fn open_database(options: &Options) -> Result<Base, Failure> {
         other => other?,
     };
     let database = sure(database, options)?;
-    database.release()?;
-    Ok(database)
+    let is_ours = guarded(|| {
+        let look = look(&database.begin_read()?, options)?;
+        Ok(look.verdict(options).is_ok_and(|is_outdated| !is_outdated))
+    });
+    if is_ours? {
+        database.release()?;
+        return Ok(database);
+    }
+    database.give_up();
+    Err(Failure::because("another cache's file is in the place of the one that was open"))
 }
 
 /// A database that is open and reads nothing damaged: what a power cut left of a commit is not led to
@@ -461,8 +470,17 @@ pub(super) fn make_way(options: &Options, failure: Failure) -> Result<(), Failur
     told(set_aside(options, failure))
 }
 
-/// Makes a new file where there is none.
-pub(super) fn make(options: &Options) -> Result<(), Failure> {
+/// Makes a new file where there is none, or an empty one; whatever else came there meanwhile is set
+/// aside.
+pub(super) fn make_anew(options: &Options) -> Result<(), Failure> {
+    if options.place.head(&options.path, 1)?.is_some_and(|head| !head.is_empty()) {
+        let held = open_database(options).and_then(|database| totals(&database));
+        if held.is_ok_and(|totals| totals == Totals::default()) {
+            return Ok(());
+        }
+        let came = Failure::damage("another file came in the place of one that was lost");
+        make_way(options, came)?;
+    }
     told(create(options))
 }
 

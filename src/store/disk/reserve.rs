@@ -17,31 +17,41 @@ const KEPT_FROM: u64 = 16 << 20;
 /// Whether the room is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reserve {
+    /// Perhaps, since an earlier opening.
+    Unknown,
     Kept,
     Spent,
 }
 
 impl Writer {
-    /// Keeps room where the cache file, which occupies so many bytes, is large enough for that.
-    pub(crate) fn keep_reserve(&mut self, occupied: u64) {
-        match self.reserve {
-            Reserve::Spent if occupied >= KEPT_FROM => {
-                let path = beside(&self.options.path, ".reserve");
-                self.reserve = Reserve::Kept;
-                if self.options.place.write(&path, &noise(RESERVE_BYTES)).is_err() {
-                    self.spend_reserve();
-                }
-            }
-            Reserve::Kept if occupied < KEPT_FROM / 2 => self.spend_reserve(),
-            Reserve::Kept | Reserve::Spent => {}
+    /// Keeps room where the cache file, which occupies so many bytes, is large enough for that. Gives
+    /// whether the device has room for that and for `more` bytes, which are not kept.
+    pub(crate) fn keep_reserve(&mut self, occupied: u64, more: u64) -> bool {
+        let is_large =
+            occupied >= KEPT_FROM || self.reserve == Reserve::Kept && occupied >= KEPT_FROM / 2;
+        if self.reserve == Reserve::Kept && is_large && more == 0 {
+            return true;
         }
+        let mut has_room = true;
+        if is_large || more > 0 {
+            let bytes = RESERVE_BYTES.saturating_add(usize::try_from(more).unwrap_or(usize::MAX));
+            let path = beside(&self.options.path, ".reserve");
+            has_room = self.options.place.write(&path, &noise(bytes), RESERVE_BYTES).is_ok();
+            self.reserve = Reserve::Kept;
+        }
+        if !(has_room && is_large) {
+            self.spend_reserve();
+        }
+        has_room
     }
 
     /// Gives the device what is kept, perhaps since an earlier opening.
     pub(crate) fn spend_reserve(&mut self) {
-        // If this fails there is as little room as before.
-        let _ = self.options.place.remove(&beside(&self.options.path, ".reserve"));
-        self.reserve = Reserve::Spent;
+        if self.reserve != Reserve::Spent {
+            // If this fails there is as little room as before.
+            let _ = self.options.place.remove(&beside(&self.options.path, ".reserve"));
+            self.reserve = Reserve::Spent;
+        }
     }
 }
 

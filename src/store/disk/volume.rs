@@ -312,12 +312,35 @@ impl Place {
 
     /// Opens the database in a file that exists.
     pub(super) fn open(&self, path: &Path, cache_bytes: usize, how: How) -> Result<Base, Failure> {
-        let device = self.device(path)?.ok_or_else(|| Failure::damage("the file is gone"))?;
+        let device = self.device(path)?.ok_or_else(|| self.gone(path))?;
         // redb would make a database of an empty file.
         if device.is_empty()? {
             return Err(Failure::damage("the file is empty"));
         }
         Base::new(cache_bytes, device, how)
+    }
+
+    /// A file that was removed is lost; one whose folder is not there may come back with it.
+    fn gone(&self, path: &Path) -> Failure {
+        match self {
+            Self::Files if !folder(path).unwrap_or(Path::new(".")).is_dir() => {
+                io::Error::from(io::ErrorKind::NotFound).into()
+            }
+            _ => Failure::damage("the file was removed"),
+        }
+    }
+
+    /// What tells the folder of a file from another of its name, such as that which a file system is
+    /// mounted on.
+    pub(super) fn folder_id(&self, path: &Path) -> Option<(u64, u64)> {
+        #[cfg(unix)]
+        if matches!(self, Self::Files) {
+            use std::os::unix::fs::MetadataExt;
+            let metadata = fs::metadata(folder(path).unwrap_or(Path::new("."))).ok()?;
+            return Some((metadata.dev(), metadata.ino()));
+        }
+        let _ = path;
+        None
     }
 
     /// Makes a new database; what is written to it is durable after [`Self::sync`].
@@ -328,9 +351,11 @@ impl Place {
         Ok(base)
     }
 
-    /// Makes a file of these bytes.
-    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.create_device(path)?.write(0, bytes)
+    /// Makes a file of these bytes, and then cuts it to so many.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8], kept: usize) -> io::Result<()> {
+        let device = self.create_device(path)?;
+        device.write(0, bytes)?;
+        device.set_len(kept as u64)
     }
 
     /// A new file, empty, in the place of any other.
