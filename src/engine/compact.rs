@@ -219,10 +219,12 @@ impl Upkeep {
     }
 
     /// How much commits take at once.
-    pub(super) fn pace(&self, writer: &Writer) -> Pace {
+    pub(super) fn pace(&self, disk: &DiskSide, writer: &Writer) -> Pace {
         let is_shared = writer.is_compacting();
         let (fraction, min, part) = match (is_shared, self.is_crowded) {
             (true, _) => SHARED,
+            // A commit frees pages for the one after the next.
+            _ if disk.room.lock().is_some() => SHARED,
             (false, true) => SMALL,
             (false, false) => FULL,
         };

@@ -49,8 +49,9 @@ const ROOM_PART: u64 = 10;
 /// ... so many at first where there is no room for a commit that takes them all out. What it frees is
 /// there for the one after the next.
 const ROOM_STEP: u64 = 16;
-/// How often that is done for one batch, before the disk tier is said to fail.
-const ROOMS_MAX: usize = 3;
+/// How often that is done for one batch, before the disk tier is said to fail: then more of it does not
+/// help.
+const ROOMS_MAX: u32 = 6;
 
 /// How often a batch has the file healed before it is given up.
 const HEALS_MAX: u32 = 2;
@@ -69,7 +70,7 @@ pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
     disk.queue.set_writer(thread::current().id());
     let mut upkeep = Upkeep::new(core.config.disk_max_file_bytes);
     loop {
-        let work = disk.queue.next(upkeep.pace(&writer));
+        let work = disk.queue.next(upkeep.pace(disk, &writer));
         let close = work.as_ref().is_some_and(|work| work.close);
         // Nothing below panics as far as we know; if it does, the batch is as if it had failed.
         let step = AssertUnwindSafe(|| {
@@ -174,7 +175,9 @@ impl Core {
         let before = writer.totals().batch;
         // One failure may be a hiccup; callers hear of the second in a row.
         let (mut pause, mut backoff) = (Pause::No, PAUSE_MIN);
-        let (mut fulls, mut heals, mut dropped, mut has_made_room) = (0, 0, 0, false);
+        let (mut fulls, mut rooms, mut limit) = (0_u32, 0, 0);
+        let (mut heals, mut dropped) = (0, 0);
+        let asks = Self::room_for(batch);
         // What left memory for attempts that came to nothing.
         let mut hidden = Vec::new();
         loop {
@@ -197,8 +200,8 @@ impl Core {
                 Ok(mut outcome) => {
                     self.recovered(disk);
                     self.show_again(&hidden, batch.number);
-                    if has_made_room {
-                        *disk.room.lock() = Some(outcome.totals.entries.max(1));
+                    if rooms > 0 {
+                        *disk.room.lock() = Some(limit);
                     }
                     // What was asked to be repaired and is not there any more.
                     outcome.repaired += dropped;
@@ -212,10 +215,12 @@ impl Core {
                 continue;
             }
             let full = failure.is_full();
-            fulls += usize::from(full);
+            fulls += u32::from(full);
             // Nothing can be evicted from a file that is to be healed first.
-            let rooms = 2..2 + ROOMS_MAX;
-            let room = full && is_healthy && rooms.contains(&fulls) && writer.totals().entries > 1;
+            let held = writer.totals();
+            // What is much more than all there is would take all, and still not fit.
+            let can_help = is_healthy && held.entries > 1 && asks / 4 <= held.bytes;
+            let room = full && fulls > 1 && can_help && rooms < ROOMS_MAX;
             let how = match pause {
                 Pause::Yes if failure.damaged => Pause::Hopeless,
                 _ if room => Pause::No,
@@ -236,9 +241,14 @@ impl Core {
             if !go_on {
                 return None;
             }
-            has_made_room |= room;
-            if room && !self.make_room(disk, writer, batch, &mut hidden) {
-                return None;
+            rooms += u32::from(room);
+            // Where that did not help, pages are asked for that were never written.
+            if room && (rooms != 2 || !writer.spend_reserve()) {
+                // A tenth less than there was: a commit needs the room of what it takes out.
+                limit = held.entries - held.entries.div_ceil(ROOM_PART);
+                if !self.make_room(disk, writer, batch, limit, &mut hidden) {
+                    return None;
+                }
             }
         }
     }
@@ -276,19 +286,23 @@ impl Core {
         (committed, seen)
     }
 
-    /// Evicts the oldest part, in commits of their own before `batch`; `false` if the cache closes before
+    /// Bytes that a batch puts.
+    fn room_for(batch: &Batch<'_>) -> u64 {
+        let put = batch.ops.iter().filter_map(|op| op.change.put());
+        put.map(|record| record.allocated_bytes() as u64).sum()
+    }
+
+    /// Evicts the oldest but `goal`, in commits of their own before `batch`; `false` if the cache closes before
     /// the file can be opened again. Adds to `hidden` what left memory for commits that came to nothing.
     fn make_room(
         &self,
         disk: &DiskSide,
         writer: &mut Writer,
         batch: &Batch<'_>,
+        goal: u64,
         hidden: &mut Vec<Record>,
     ) -> bool {
-        let totals = writer.totals();
-        let goal = (totals.entries - totals.entries.div_ceil(ROOM_PART)).max(1);
-        trace::warn("the device is full; the oldest entries make room", &totals.entries);
-        writer.spend_reserve();
+        trace::warn("the device is full; all but so many entries make room", &goal);
         let nothing = Batch { ops: &[], touches: &[], sweep: None, repair: None, ..*batch };
         let mut step = u64::MAX;
         loop {
@@ -314,6 +328,7 @@ impl Core {
                     if !smaller {
                         return true;
                     }
+                    writer.spend_reserve();
                     step = ROOM_STEP;
                 }
             }

@@ -44,15 +44,15 @@ fn on_a_full_device_the_oldest_entries_make_room() {
     assert_eq!(keys(&cache), (11..=101).collect::<Vec<_>>());
     // That is what the device has room for, until it is told otherwise.
     cache.insert(&[102], &large).unwrap();
-    assert_eq!(keys(&cache), (12..=102).collect::<Vec<_>>());
+    assert_eq!(keys(&cache), (13..=102).collect::<Vec<_>>());
     assert_eq!(cache.health().disk, Some(TierHealth::Ok));
     let stats = cache.stats();
-    assert_eq!((stats.disk_evictions, stats.disk_errors, stats.shed), (12, 3, 0));
+    assert_eq!((stats.disk_evictions, stats.disk_errors, stats.shed), (13, 3, 0));
     cache.set_disk_limits(None, None).unwrap();
     cache.insert(&[103], &large).unwrap();
-    assert_eq!(keys(&cache), (12..=103).collect::<Vec<_>>());
+    assert_eq!(keys(&cache), (13..=103).collect::<Vec<_>>());
     cache.close().unwrap();
-    assert_eq!(keys(&builder(&sim).open().unwrap()), (12..=103).collect::<Vec<_>>());
+    assert_eq!(keys(&builder(&sim).open().unwrap()), (13..=103).collect::<Vec<_>>());
 }
 
 #[test]

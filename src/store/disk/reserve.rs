@@ -45,13 +45,15 @@ impl Writer {
         has_room
     }
 
-    /// Gives the device what is kept, perhaps since an earlier opening.
-    pub(crate) fn spend_reserve(&mut self) {
-        if self.reserve != Reserve::Spent {
+    /// Gives the device what is kept, perhaps since an earlier opening. Whether there was anything.
+    pub(crate) fn spend_reserve(&mut self) -> bool {
+        let is_kept = self.reserve != Reserve::Spent;
+        if is_kept {
             // If this fails there is as little room as before.
             let _ = self.options.place.remove(&beside(&self.options.path, ".reserve"));
             self.reserve = Reserve::Spent;
         }
+        is_kept
     }
 }
 
