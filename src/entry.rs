@@ -243,7 +243,7 @@ impl<V: ?Sized> Entry<V> {
     fn expiry(&self) -> u64 {
         let time_to_idle = self.found.age.as_ref().map_or(NEVER, |age| age.time_to_idle);
         let idle = self.found.accessed.saturating_add(time_to_idle);
-        self.found.record.header().deadline.min(idle)
+        self.found.record.deadline().min(idle)
     }
 
     /// How long it is until the entry expires, by the cache's clock: `None` if it never does,

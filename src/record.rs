@@ -458,6 +458,14 @@ impl Record {
         self.header().charge
     }
 
+    /// When the entry is over, or [`NEVER`].
+    pub(crate) fn deadline(&self) -> u64 {
+        if self.fixed()[5] & HAS_DEADLINE == 0 {
+            return NEVER;
+        }
+        self.header().deadline
+    }
+
     /// The whole header.
     pub(crate) fn header(&self) -> Header {
         match Header::parse(self.row(), self.key_len()) {

@@ -32,6 +32,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rkyv", &["src/value.rs", "src/layout.rs", "src/record.rs", "src/entry.rs", "src/key.rs"]),
     ("serde", &["src/stats.rs"]),
     ("shuttle", &["src/sync/"]),
+    ("smallvec", &["src/engine/"]),
     ("twox_hash", &["src/store/disk/blocks.rs"]),
     ("std::sync::atomic", &["src/sync/", "src/record.rs", "src/stats.rs", "src/store/disk/"]),
     ("std::thread", &["src/sync/", "src/config.rs"]),

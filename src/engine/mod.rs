@@ -41,6 +41,8 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::attributes::attributes_are_valid;
 use crate::config::{Config, ErrorPolicy};
 use crate::entry::{Age, Found, RemovalCause, Tier};
@@ -151,11 +153,11 @@ pub(crate) struct Moment {
     wall: u64,
 }
 
-/// What left under a lock, to be dropped and told when it is gone.
+/// What left under a lock, to be dropped and told when it is gone. Mostly that is one entry.
 #[derive(Debug, Default)]
 struct Garbage {
-    records: Vec<(Record, u64, Tier, RemovalCause)>,
-    silent: Vec<Record>,
+    records: SmallVec<[(Record, u64, Tier, RemovalCause); 1]>,
+    silent: SmallVec<[Record; 1]>,
 }
 
 impl Garbage {
@@ -372,7 +374,7 @@ impl Core {
 
     /// Where an entry goes in memory.
     fn placement(&self, record: &Record, moment: Moment, handed: Option<u64>) -> Placement {
-        let deadline = self.memory_deadline(record.header().deadline, moment.wall);
+        let deadline = self.memory_deadline(record.deadline(), moment.wall);
         Placement { stamp: moment.stamp, handed, deadline }
     }
 }

@@ -143,7 +143,7 @@ impl Core {
                     return other.map(|_| None);
                 }
             };
-            let over = self.is_over(seen.record.header().deadline, seen.accessed, moment.wall);
+            let over = self.is_over(seen.record.deadline(), seen.accessed, moment.wall);
             let done = if over {
                 self.expire_seen(disk, hash, &seen, garbage)
             } else {
@@ -258,7 +258,7 @@ impl Core {
     /// nothing happened to the key; its recency is kept in any case. `false` if something did.
     fn promote(&self, hash: KeyHash, seen: &Seen, moment: Moment, garbage: &mut Garbage) -> bool {
         let (key, charge) = (seen.record.key(), seen.record.charge());
-        let fits = self.fits_memory(charge, self.memory.limits());
+        let fits = self.fits_memory(charge, self.memory.recent_limits());
         loop {
             let mut locked = self.memory.lock(hash);
             if !Self::is_current(&locked, hash, seen) {
@@ -323,7 +323,7 @@ impl Core {
     ) {
         let removed = locked.remove(id);
         locked.side.counts.memory_expirations += 1;
-        let over = self.is_over(removed.record.header().deadline, removed.stamp, wall);
+        let over = self.is_over(removed.record.deadline(), removed.stamp, wall);
         match &self.disk {
             Some(disk) if over && removed.handed != NOT_BELOW => {
                 self.counts.disk_expirations.add(1);
@@ -401,7 +401,7 @@ impl Core {
                 drop(locked);
                 return Ok(Some(self.found(record, stamp, Tier::Memory)));
             }
-            if self.is_over(record.header().deadline, stamp, wall) {
+            if self.is_over(record.deadline(), stamp, wall) {
                 return Ok(None);
             }
             newest = Some(stamp);
@@ -409,7 +409,7 @@ impl Core {
         let Some(disk) = &self.disk else { return Ok(None) };
         let Some(seen) = self.see_below(disk, locked, hash, key)? else { return Ok(None) };
         let accessed = newest.unwrap_or(seen.accessed);
-        if self.is_over(seen.record.header().deadline, accessed, wall) {
+        if self.is_over(seen.record.deadline(), accessed, wall) {
             return Ok(None);
         }
         Ok(Some(self.found(seen.record, accessed, Tier::Disk)))

@@ -115,7 +115,7 @@ impl Core {
         wall: u64,
         garbage: &mut Garbage,
     ) -> Option<Found> {
-        let over = self.is_over(removed.record.header().deadline, removed.stamp, wall);
+        let over = self.is_over(removed.record.deadline(), removed.stamp, wall);
         // Past its time in memory, it is what a get would find below.
         let tier = if wall > removed.record.leaves() { self.lowest() } else { Tier::Memory };
         let found = self.found(removed.record.clone(), removed.stamp, tier);
@@ -132,7 +132,7 @@ impl Core {
     }
 
     fn take_seen(&self, seen: Seen, wall: u64, garbage: &mut Garbage) -> Option<Found> {
-        let over = self.is_over(seen.record.header().deadline, seen.accessed, wall);
+        let over = self.is_over(seen.record.deadline(), seen.accessed, wall);
         let cause = if over { RemovalCause::Expired } else { RemovalCause::Explicit };
         self.counts.disk_expirations.add(u64::from(over));
         garbage.records.push((seen.record.clone(), seen.accessed, Tier::Disk, cause));

@@ -110,7 +110,7 @@ impl Core {
             // If it is over below as well, the sweep there finds it, by its recency if it is idle,
             // and reports it.
             self.count_touches(locked.side.let_go(&removed));
-            let over = self.is_over(removed.record.header().deadline, removed.stamp, wall);
+            let over = self.is_over(removed.record.deadline(), removed.stamp, wall);
             if over && removed.handed != NOT_BELOW {
                 garbage.silent.push(removed.record);
             } else {

@@ -87,7 +87,7 @@ impl Core {
         let disk = self.disk.as_ref().map(|disk| disk.limits.lock().bytes);
         let (limit, name) = match disk {
             Some(limit) => (limit, "disk_max_bytes"),
-            None => (self.memory.limits().bytes, "memory_max_bytes"),
+            None => (self.memory.recent_limits().bytes, "memory_max_bytes"),
         };
         let in_file = self.config.disk_max_file_bytes.map_or(u64::MAX, commit_bytes);
         let (size, limit, name) = if value_len > VALUE_BYTES_MAX {
@@ -201,7 +201,7 @@ impl Core {
         let seen = self.see_below(disk, locked, hash, key)?;
         let absent = match &seen {
             None => true,
-            Some(seen) => self.is_over(seen.record.header().deadline, seen.accessed, wall),
+            Some(seen) => self.is_over(seen.record.deadline(), seen.accessed, wall),
         };
         let mut token = token;
         if let Some(seen) = seen.filter(|_| absent) {
@@ -236,7 +236,7 @@ impl Core {
                 let Some(seen) = self.see_below(disk, locked, hash, key)? else { return Ok(false) };
                 (seen.record.clone(), seen.accessed, Expect::SameBelow(seen))
             };
-            if self.is_over(record.header().deadline, accessed, moment.wall) {
+            if self.is_over(record.deadline(), accessed, moment.wall) {
                 // Takes out what it meets; somebody may have put something else there.
                 if self.absent(hash, key, moment.wall)?.is_some() {
                     return Ok(false);
@@ -359,7 +359,7 @@ impl Core {
     pub(super) fn place(&self, write: Write, ticket: Ticket<'_>, garbage: &mut Garbage) -> Entered {
         let Write { hash, record, moment, expect, counted } = write;
         let charge = record.charge();
-        let fits = self.fits_memory(charge, self.memory.limits());
+        let fits = self.fits_memory(charge, self.memory.recent_limits());
         // Set when it is older than all that is there: whether there was an old value of its own then.
         let mut victim_beside_old = None;
         loop {

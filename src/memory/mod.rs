@@ -55,12 +55,17 @@ pub(crate) use slab::{NOT_BELOW, Removed, SlotId};
 /// empty shard may have a lower bound until somebody looks.
 const EMPTY: u64 = u64::MAX;
 
+/// No limit, where one is an atomic.
+const NONE: u64 = u64::MAX;
+
 /// The shards, the order over them, and the account.
 #[derive(Debug)]
 pub(crate) struct Memory<S> {
     shards: Box<[CachePadded<Mutex<Guarded<S>>>]>,
     bounds: Box<[AtomicU64]>,
     account: CachePadded<Mutex<Account>>,
+    /// The account's limits, for whom they need not be those of this very moment; [`NONE`] for none.
+    limits: [AtomicU64; 2],
     hasher: KeyHasher,
 }
 
@@ -201,7 +206,9 @@ impl<S: Default> Memory<S> {
     pub(crate) fn new(shards: usize, limits: Limits) -> Self {
         debug_assert!(shards.is_power_of_two());
         let shards: Box<[_]> = (0..shards).map(|_| CachePadded::default()).collect();
+        let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
         Self {
+            limits: [limits.entries, limits.bytes].map(as_number),
             bounds: shards.iter().map(|_| AtomicU64::new(EMPTY)).collect(),
             shards,
             account: CachePadded::new(Mutex::new(Account { limits, ..Account::default() })),
@@ -245,9 +252,21 @@ impl<S> Memory<S> {
         self.account.lock().limits
     }
 
+    /// The limits as they were lately, without a lock.
+    pub(crate) fn recent_limits(&self) -> Limits {
+        let [entries, bytes] = &self.limits;
+        let limit = |limit: &AtomicU64| Some(limit.load(Ordering::Relaxed)).filter(|n| *n != NONE);
+        Limits { entries: limit(entries), bytes: limit(bytes) }
+    }
+
     /// Sets the limits; the caller then evicts while [`Self::over_limits`].
     pub(crate) fn set_limits(&self, limits: Limits) {
-        self.account.lock().limits = limits;
+        let mut account = self.account.lock();
+        account.limits = limits;
+        // Relaxed: who sees the old ones is as if it had come earlier.
+        for (seen, limit) in self.limits.iter().zip([limits.entries, limits.bytes]) {
+            seen.store(limit.unwrap_or(NONE), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn over_limits(&self) -> bool {

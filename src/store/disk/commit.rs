@@ -367,7 +367,7 @@ impl<'t, 'b> Work<'t, 'b> {
 
     /// Sees to it that order and deadlines have an entry (D3, D4); gives how many of them did not.
     fn lead_to(&mut self, record: &Record) -> Result<u64, Failure> {
-        let (key, deadline) = (record.key(), record.header().deadline);
+        let (key, deadline) = (record.key(), record.deadline());
         let mut done = 0;
         if let Some(stamp) = self.rows.stamp(key)? {
             moment_key(&mut self.buffer, stamp, key);
