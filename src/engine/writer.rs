@@ -292,8 +292,9 @@ impl Core {
         put.map(|record| record.allocated_bytes() as u64).sum()
     }
 
-    /// Evicts the oldest but `goal`, in commits of their own before `batch`; `false` if the cache closes before
-    /// the file can be opened again. Adds to `hidden` what left memory for commits that came to nothing.
+    /// Evicts the oldest but `goal`, in commits of their own before `batch`; `false` if the cache closes
+    /// before the file can be opened again. Adds to `hidden` what left memory for commits that came to
+    /// nothing.
     fn make_room(
         &self,
         disk: &DiskSide,
