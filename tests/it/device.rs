@@ -1,9 +1,13 @@
 //! What a cache does on a device that is full, or fails and gets well again.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use larder::{Builder, ByteCache, InsertOptions, ManualClock, TierHealth, Timestamp, WritePolicy};
+use larder::{
+    Builder, ByteCache, InsertOptions, ManualClock, RemovalCause, TierHealth, Timestamp,
+    WritePolicy,
+};
 
 use crate::torture::modes::sim::{Call, Fault, How, Sim};
 
@@ -155,6 +159,33 @@ fn a_removal_of_what_just_went_waits_until_that_is_durable() {
         assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
         assert!((0..3).all(|_| told.recv().unwrap()));
     });
+}
+
+/// Whichever sync of its commits fails: who is told of what was evicted is told once.
+#[test]
+fn what_a_commit_evicted_that_failed_is_told_once() {
+    for nth in 0..8 {
+        let sim = Sim::default();
+        let gone = Arc::new(AtomicU64::new(0));
+        let heard = Arc::clone(&gone);
+        let cache = builder(&sim)
+            .memory_max_entries(0)
+            .disk_max_entries(5)
+            .eviction_listener(move |_, _, cause| {
+                assert_eq!(cause, RemovalCause::Size);
+                heard.fetch_add(1, Ordering::SeqCst);
+            })
+            .open()
+            .unwrap();
+        (0..5_u8).for_each(|n| cache.insert(&[n], b"value").unwrap());
+        let first = sim.calls(Call::Sync) + nth;
+        sim.set_fault(Some(Fault { call: Call::Sync, how: How::Io, first, count: 1 }));
+        (5..9_u8).for_each(|n| cache.insert(&[n], b"value").unwrap());
+        cache.flush().unwrap();
+        assert_eq!(keys(&cache), [4, 5, 6, 7, 8], "{nth}");
+        let told = (gone.load(Ordering::SeqCst), cache.stats().disk_evictions);
+        assert_eq!(told, (4, 4), "sync {nth}");
+    }
 }
 
 #[test]
