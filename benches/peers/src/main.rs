@@ -5,6 +5,7 @@
 //! `--quick` shows in a minute that everything works, and measures nothing.
 
 mod count;
+mod disk;
 mod memory;
 mod report;
 mod workload;
@@ -41,6 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut report = report::Report::default();
     memory::run(&scale, &options.only, &mut report);
+    disk::run(&scale, &options.only, &mut report);
     if let Some(path) = &options.csv {
         report.write_csv(path)?;
     }
