@@ -173,6 +173,23 @@ impl Waiting {
     }
 }
 
+/// How a store is written whose `commit` takes what waits.
+macro_rules! in_batches {
+    () => {
+        fn put(&self, key: &str, value: &[u8]) {
+            self.waiting.add(key, Some(value), |waiting| self.commit(waiting));
+        }
+
+        fn delete(&self, key: &str) {
+            self.waiting.add(key, None, |waiting| self.commit(waiting));
+        }
+
+        fn settle(&self) {
+            self.commit(&mut self.waiting.0.lock());
+        }
+    };
+}
+
 /// redb alone, in batches, with one transaction for each read.
 struct Redb {
     database: redb::Database,
@@ -207,22 +224,12 @@ impl Peer for Redb {
         Self { database: database.expect("a database"), waiting: Waiting::default() }
     }
 
-    fn put(&self, key: &str, value: &[u8]) {
-        self.waiting.add(key, Some(value), |waiting| self.commit(waiting));
-    }
+    in_batches!();
 
     fn get(&self, key: &str) -> Option<u8> {
         let transaction = self.database.begin_read().expect("a sound file");
         let table = transaction.open_table(TABLE).expect("a sound file");
         table.get(key).expect("a sound file").map(|value| value.value()[0])
-    }
-
-    fn delete(&self, key: &str) {
-        self.waiting.add(key, None, |waiting| self.commit(waiting));
-    }
-
-    fn settle(&self) {
-        self.commit(&mut self.waiting.0.lock());
     }
 }
 
@@ -262,21 +269,11 @@ impl Peer for Lmdb {
         Self { environment, database, waiting: Waiting::default() }
     }
 
-    fn put(&self, key: &str, value: &[u8]) {
-        self.waiting.add(key, Some(value), |waiting| self.commit(waiting));
-    }
+    in_batches!();
 
     fn get(&self, key: &str) -> Option<u8> {
         let transaction = self.environment.read_txn().expect("a sound file");
         self.database.get(&transaction, key).expect("a sound file").map(|value| value[0])
-    }
-
-    fn delete(&self, key: &str) {
-        self.waiting.add(key, None, |waiting| self.commit(waiting));
-    }
-
-    fn settle(&self) {
-        self.commit(&mut self.waiting.0.lock());
     }
 }
 

@@ -54,9 +54,7 @@ impl FileLock {
         let _ = file.write_all(std::process::id().to_string().as_bytes());
         Ok(Self { file })
     }
-}
 
-impl FileLock {
     /// Locks the cache file itself, or says that somebody has it by another name.
     pub(super) fn of(path: &Path) -> Result<Option<Self>> {
         // Elsewhere what is locked cannot be read by others, nor by us.

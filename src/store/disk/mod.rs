@@ -213,10 +213,8 @@ impl Writer {
 
     /// Locks the file that has the name now.
     fn lock_file(&mut self) {
-        if matches!(self.options.place, Place::Files) {
-            // The one before, which nobody opens again, is let go. We hold the lock file all the while.
-            self.file_lock = lock::FileLock::of(&self.options.path).unwrap_or(None);
-        }
+        // The one before, which nobody opens again, is let go. We hold the lock file all the while.
+        self.file_lock = open::lock_by_inode(&self.options).unwrap_or(None);
     }
 
     /// Gives readers the file that was opened, and says what its last commit was.

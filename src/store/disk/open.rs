@@ -36,7 +36,7 @@ use crate::store::disk::schema::{
     EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
     SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
-use crate::store::disk::volume::{Base, How, Place, folder};
+use crate::store::disk::volume::{Base, Place, folder};
 use crate::store::disk::{Disk, Writer};
 use crate::sync::RwLock;
 use crate::trace;
@@ -107,18 +107,17 @@ impl Opened {
         let exists = is_there(options)?;
         let lock = if files { Some(FileLock::take(path)?) } else { None };
         let _ = options.place.remove(&beside(path, ".new"));
-        let by_inode = |path| if files { FileLock::of(path) } else { Ok(None) };
         if !exists {
             create(options)?;
         }
-        let mut file_lock = by_inode(path)?;
+        let mut file_lock = lock_by_inode(options)?;
         let (database, totals) = match accept_or_accept_again(options) {
             Ok(accepted) => accepted,
             Err(Refused::Error(error)) => return Err(error),
             Err(Refused::Damaged(failure)) => {
                 set_aside(options, failure)?;
                 create(options)?;
-                file_lock = by_inode(path)?;
+                file_lock = lock_by_inode(options)?;
                 accept(options, false).map_err(|refused| match refused {
                     Refused::Error(error) => error,
                     Refused::Damaged(failure) => failure.into_error("cannot open a new file"),
@@ -153,6 +152,14 @@ impl Opened {
         let read = writer.refresh().or_else(|_| writer.reopen().map(drop));
         read.map_err(|f| f.into_error(format!("cannot read {}", path.display())))?;
         Ok(Self { disk, writer })
+    }
+}
+
+/// Locks the file that has the name now, which may have others.
+pub(super) fn lock_by_inode(options: &Options) -> Result<Option<FileLock>> {
+    match options.place {
+        Place::Files => FileLock::of(&options.path),
+        Place::Volume(_) => Ok(None),
     }
 }
 
@@ -288,8 +295,7 @@ fn accept_or_accept_again(options: &Options) -> Result<(Base, Totals), Refused> 
 fn accept(options: &Options, is_lenient: bool) -> Result<(Base, Totals), Refused> {
     let path = &options.path;
     let opened = guarded(|| {
-        let how = How { is_lenient, is_held: true };
-        let database = options.place.open(path, options.cache_bytes, how)?;
+        let database = options.place.open(path, options.cache_bytes, is_lenient)?;
         let look = guarded(|| look(&database.begin_read()?, options));
         let look = look.map_err(|f| refuse(path, f)).and_then(|look| Ok(look.verdict(options)?));
         Ok((database, look))
@@ -340,12 +346,8 @@ fn refuse(path: &Path, failure: Failure) -> Refused {
 
 /// Opens a file that was accepted before.
 pub(super) fn open_database(options: &Options) -> Result<Base, Failure> {
-    let open = |is_lenient| {
-        guarded(|| {
-            let how = How { is_lenient, is_held: true };
-            options.place.open(&options.path, options.cache_bytes, how)
-        })
-    };
+    let open =
+        |is_lenient| guarded(|| options.place.open(&options.path, options.cache_bytes, is_lenient));
     let database = match open(false) {
         Err(failure) if failure.damaged => open(true)?,
         other => other?,
@@ -465,7 +467,7 @@ pub(super) fn totals(database: &Base) -> Result<Totals, Failure> {
     })
 }
 
-/// Sets a damaged file aside, if the caller chose that, and makes a new one.
+/// Sets a damaged file aside, if the caller chose that.
 pub(super) fn make_way(options: &Options, failure: Failure) -> Result<(), Failure> {
     told(set_aside(options, failure))
 }

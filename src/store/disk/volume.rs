@@ -181,10 +181,6 @@ pub(super) struct Base {
 }
 
 impl Base {
-    fn new(cache_bytes: usize, device: Box<dyn Device>, how: How) -> Result<Self, Failure> {
-        Self::over(cache_bytes, Holding::new(device, how.is_held)?, how.is_lenient)
-    }
-
     fn over(cache_bytes: usize, file: Arc<Holding>, is_lenient: bool) -> Result<Self, Failure> {
         let watch = Arc::<Watch>::default();
         watch.is_lenient.store(is_lenient, Ordering::Release);
@@ -257,15 +253,6 @@ impl Drop for Base {
     }
 }
 
-/// How to open a file.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct How {
-    /// Whether redb is to see to damaged pages, until it is released.
-    pub(super) is_lenient: bool,
-    /// Whether the file stays as it is until it is released.
-    pub(super) is_held: bool,
-}
-
 /// Where the files are.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Place {
@@ -310,14 +297,20 @@ impl Place {
         Ok(Some(head))
     }
 
-    /// Opens the database in a file that exists.
-    pub(super) fn open(&self, path: &Path, cache_bytes: usize, how: How) -> Result<Base, Failure> {
+    /// Opens the database in a file that exists, which stays as it is until it is released. Where that is
+    /// lenient, redb is to see to damaged pages until then.
+    pub(super) fn open(
+        &self,
+        path: &Path,
+        cache_bytes: usize,
+        is_lenient: bool,
+    ) -> Result<Base, Failure> {
         let device = self.device(path)?.ok_or_else(|| self.gone(path))?;
         // redb would make a database of an empty file.
         if device.is_empty()? {
             return Err(Failure::damage("the file is empty"));
         }
-        Base::new(cache_bytes, device, how)
+        Base::over(cache_bytes, Holding::new(device, true)?, is_lenient)
     }
 
     /// A file that was removed is lost; one whose folder is not there may come back with it.
@@ -346,7 +339,7 @@ impl Place {
     /// Makes a new database; what is written to it is durable after [`Self::sync`].
     pub(super) fn create(&self, path: &Path, cache_bytes: usize) -> Result<Base, Failure> {
         let device = self.create_device(path)?;
-        let base = Base::new(cache_bytes, device, How { is_lenient: false, is_held: false })?;
+        let base = Base::over(cache_bytes, Holding::new(device, false)?, false)?;
         base.watch.is_new.store(true, Ordering::Release);
         Ok(base)
     }
