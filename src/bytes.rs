@@ -96,8 +96,9 @@ impl ByteCache {
     /// assert!(cache.get(b"other")?.is_none());
     /// # Ok::<(), larder::Error>(())
     /// ```
+    #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<ByteEntry>> {
-        self.engine.get(key, None, ByteEntry::bytes)
+        Ok(self.engine.get(key, None)?.map(ByteEntry::bytes))
     }
 
     /// [`Self::get`] at a given time, which becomes the entry's place in the order, and by which
@@ -114,7 +115,7 @@ impl ByteCache {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn get_at(&self, key: &[u8], now: Timestamp) -> Result<Option<ByteEntry>> {
-        self.engine.get(key, Some(now), ByteEntry::bytes)
+        Ok(self.engine.get(key, Some(now))?.map(ByteEntry::bytes))
     }
 
     /// The entry of `key`, without an effect on order, tiers or counters.
@@ -183,6 +184,7 @@ impl ByteCache {
     /// assert_eq!(cache.view(b"key", <[u8]>::len)?, Some(5));
     /// # Ok::<(), larder::Error>(())
     /// ```
+    #[inline]
     pub fn view<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         Ok(self.get(key)?.map(|entry| f(&entry)))
     }
@@ -201,6 +203,7 @@ impl ByteCache {
     /// assert_eq!(buf, b"value");
     /// # Ok::<(), larder::Error>(())
     /// ```
+    #[inline]
     pub fn get_into(&self, key: &[u8], buf: &mut Vec<u8>) -> Result<bool> {
         buf.clear();
         self.engine.get_with_lock(key, |value| buf.extend_from_slice(value))

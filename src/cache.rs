@@ -4,7 +4,7 @@
 //!
 //! The one `unsafe` line says that a record found in a cache of `V` holds a valid archive of `V`: the
 //! cache's engine was opened with `V`'s validator, its records were encoded from a `V` by this
-//! handle or accepted by that validator, and a file of another type was refused (V1 of `entry.rs`).
+//! handle or accepted by that validator, and a file of another type was refused (V1 of `entry/mod.rs`).
 #![expect(unsafe_code, reason = "the typed handle vouches for the type of its engine's records")]
 
 use std::marker::PhantomData;
@@ -13,7 +13,7 @@ use crate::attributes::InsertOptions;
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
 use crate::engine::{CompactReport, Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
-use crate::entry::{Entry, Found, RemovalCause};
+use crate::entry::{Entry, Handle, RemovalCause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::state_and_life;
 use crate::health::Health;
@@ -62,7 +62,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> std::fmt::Debug for Cache<K, V> {
 
 /// Types an entry of the engine of a `Cache<_, V>`.
 #[inline]
-fn typed_value<V: CacheValue>(found: Found) -> Entry<V> {
+fn typed_value<V: CacheValue>(found: impl Into<Handle>) -> Entry<V> {
     // SAFETY: V1, as said above; called only in this file, and on records of such an engine.
     unsafe { Entry::new(found) }
 }
@@ -131,8 +131,9 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// assert!(cache.get("other")?.is_none());
     /// # Ok::<(), larder::Error>(())
     /// ```
+    #[inline]
     pub fn get(&self, key: &K) -> Result<Option<Entry<V>>> {
-        self.engine.get(key.to_key_bytes().as_ref(), None, typed_value)
+        Ok(self.engine.get(key.to_key_bytes().as_ref(), None)?.map(typed_value))
     }
 
     /// [`Self::get`] at a given time, which becomes the entry's place in the order, and by which
@@ -149,7 +150,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn get_at(&self, key: &K, now: Timestamp) -> Result<Option<Entry<V>>> {
-        self.engine.get(key.to_key_bytes().as_ref(), Some(now), typed_value)
+        Ok(self.engine.get(key.to_key_bytes().as_ref(), Some(now))?.map(typed_value))
     }
 
     /// The entry of `key`, without an effect on order, tiers or counters.
@@ -218,6 +219,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// assert_eq!(cache.view("key", |value| value.to_native() + 1)?, Some(8));
     /// # Ok::<(), larder::Error>(())
     /// ```
+    #[inline]
     pub fn view<R>(&self, key: &K, f: impl FnOnce(&Archived<V>) -> R) -> Result<Option<R>> {
         Ok(self.get(key)?.map(|entry| f(&entry)))
     }

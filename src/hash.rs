@@ -1,8 +1,8 @@
 //! Key hashing: one seeded hash per key, its bits shared out between shard, bucket and tag.
 //!
 //! The hash is foldhash (Orson Peters), seeded at random per cache, so crafted keys cannot aim
-//! for one bucket. `hashbrown` takes the lowest bits for the bucket and the top seven for the
-//! tag; the shard number comes from bits 40 to 55, which neither uses.
+//! for one bucket. The shard number comes from bits 40 to 55, the bucket and the tag in a shard's table
+//! from the lower half, so that these are all that has to be kept of an entry's hash.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -23,8 +23,27 @@ pub(crate) const SHARDS_MAX: usize = 1 << 12;
 
 impl KeyHash {
     /// The shard of this key, where `mask` is the number of shards less one.
+    #[inline]
     pub(crate) fn shard(self, mask: usize) -> usize {
         usize::try_from(self.0 >> SHARD_SHIFT).unwrap_or(0) & mask
+    }
+
+    /// The lower half.
+    #[inline]
+    pub(crate) fn check(self) -> Check {
+        Check(u32::try_from(self.0 & u64::from(u32::MAX)).unwrap_or(0))
+    }
+}
+
+/// The hash by which a shard's table files an entry: `hashbrown` takes the lowest bits for the bucket and
+/// the top seven for the tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Check(pub(crate) u32);
+
+impl Check {
+    #[inline]
+    pub(crate) fn table_hash(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
     }
 }
 

@@ -187,6 +187,7 @@ macro_rules! word_keys {
 word_keys! { usize as u64 isize as i64 }
 
 /// Checks the length of an encoded key against the limit of the cache.
+#[inline]
 pub(crate) fn check(key: &[u8], max_key_bytes: usize) -> Result<()> {
     if (1..=max_key_bytes).contains(&key.len()) {
         return Ok(());

@@ -18,6 +18,19 @@ macro_rules! trace_op {
 
 pub(crate) use trace_op;
 
+/// An event of a hit in memory, kept out of the way of hits that nobody traces.
+#[inline]
+pub(crate) fn memory_hit(key: &[u8]) {
+    if tracing::level_enabled!(tracing::Level::TRACE) {
+        memory_hit_event(key);
+    }
+}
+
+#[cold]
+fn memory_hit_event(key: &[u8]) {
+    trace_op!("get", key, "hit", "memory");
+}
+
 /// Logs that something went wrong below us and what was done about it.
 pub(crate) fn warn(what: &str, detail: &dyn std::fmt::Display) {
     tracing::event!(target: "larder", tracing::Level::WARN, detail = %detail, "{what}");

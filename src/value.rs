@@ -4,7 +4,7 @@
 //!
 //! A value is encoded into a buffer that each thread keeps, and copied from there into its record.
 //! Bytes that come from outside are validated by rkyv's bytecheck before a record of them can be
-//! seen; after that they are read without checks (see `entry.rs`).
+//! seen; after that they are read without checks (see `entry/mod.rs`).
 //!
 //! What a file was written with is told by three fingerprints: rkyv's format features (byte order,
 //! alignment, pointer width, as compiled into this program), the type's name without its path, and

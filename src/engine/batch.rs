@@ -117,7 +117,7 @@ impl Core {
         }
         while let Some((removed, side)) = all.evict() {
             side.counts.memory_evictions += 1;
-            self.count_touches(side.let_go(&removed));
+            self.count_touches(side.let_go(&removed, |key| self.memory.hash(key)));
             garbage.note(removed, Tier::Memory, RemovalCause::Size);
         }
         drop(all);

@@ -41,6 +41,7 @@ pub(crate) struct Engine {
 impl Deref for Engine {
     type Target = Core;
 
+    #[inline]
     fn deref(&self) -> &Core {
         &self.core
     }

@@ -48,7 +48,7 @@ use crate::config::{Config, ErrorPolicy};
 use crate::entry::{Age, Found, RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Health, TierHealth};
-use crate::memory::{Evicted, Locked, Memory, Newcomer, Placement, Removed, SlotId};
+use crate::memory::{Evicted, Locked, Memory, Newcomer, Placement, Removed, Room, SlotId};
 use crate::record::{NEVER, Record, Seal};
 use crate::stats::{Limits, SharedCounts, Stats};
 use crate::store::disk::{Disk, Failure};
@@ -162,7 +162,8 @@ struct Garbage {
 
 impl Garbage {
     fn note(&mut self, removed: Removed, tier: Tier, cause: RemovalCause) {
-        self.records.push((removed.record, removed.stamp, tier, cause));
+        let stamp = removed.recency();
+        self.records.push((removed.into_record(), stamp, tier, cause));
     }
 }
 
@@ -173,21 +174,30 @@ const TOUCHES_WANT_COMMIT: usize = 1 << 17;
 const TOUCHES_MAX: usize = 1 << 18;
 
 impl Core {
+    #[inline]
     fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) { Err(Error::closed()) } else { Ok(()) }
     }
 
+    #[inline]
     fn check_key(&self, key: &[u8]) -> Result<()> {
         self.check_open()?;
         crate::key::check(key, self.config.max_key_bytes)
     }
 
+    #[inline]
     fn moment(&self, at: Option<Timestamp>) -> Moment {
         if let Some(at) = at {
             return Moment { stamp: at.as_nanos(), wall: at.as_nanos() };
         }
         let (stamp, wall) = self.clock.stamp_and_wall();
         Moment { stamp, wall }
+    }
+
+    /// When what is written in this moment counts as created: with the system's clock, at its stamp,
+    /// which differs by less than the clock's refreshes, and takes no word of its own.
+    fn created(&self, moment: Moment) -> u64 {
+        if self.clock.is_injected() { moment.wall } else { moment.stamp }
     }
 
     /// The wall time of an operation that sets no stamp.
@@ -205,6 +215,7 @@ impl Core {
     }
 
     /// Whether an entry with this deadline, last accessed at `stamp`, is over at `wall`.
+    #[inline]
     fn is_over(&self, deadline: u64, stamp: u64, wall: u64) -> bool {
         wall > deadline || wall > stamp.saturating_add(self.lifetimes.idle)
     }
@@ -258,23 +269,40 @@ impl Core {
         }
     }
 
+    /// Reserves the place of a newcomer, and evicts for it what can be evicted with its shard locked;
+    /// `false` if that does not suffice, and [`Self::evict_one`] is to be tried without.
+    fn reserve(
+        &self,
+        locked: &mut Locked<'_, Side>,
+        newcomer: &Newcomer<'_>,
+        garbage: &mut Garbage,
+    ) -> bool {
+        loop {
+            let room = locked.reserve_by_evicting(newcomer, |side, removed| {
+                self.evicted(side, removed, garbage);
+            });
+            match room {
+                Room::Reserved => return true,
+                Room::None => return false,
+                Room::More => {}
+            }
+        }
+    }
+
+    /// Counts what left memory by a limit, and keeps its recency.
+    #[inline]
+    fn evicted(&self, side: &mut Side, removed: Removed, garbage: &mut Garbage) {
+        side.counts.memory_evictions += 1;
+        self.count_touches(side.let_go(&removed, |key| self.memory.hash(key)));
+        garbage.note(removed, Tier::Memory, RemovalCause::Size);
+    }
+
     /// Evicts the oldest entry of memory where there is no room, unless the newcomer is older; `false`
     /// if it is, or if there is nothing to evict.
-    fn evict_one(&self, newcomer: Option<Newcomer<'_>>, garbage: &mut Garbage) -> bool {
-        let mut touches = 0;
-        let evicted = self.memory.evict(newcomer, |side, removed| {
-            side.counts.memory_evictions += 1;
-            touches = side.let_go(removed);
-        });
-        self.count_touches(touches);
-        match evicted {
-            Evicted::Room => true,
-            Evicted::Oldest(removed) => {
-                garbage.note(removed, Tier::Memory, RemovalCause::Size);
-                true
-            }
-            Evicted::Newcomer | Evicted::Nothing => false,
-        }
+    fn evict_one(&self, newcomer: Option<&Newcomer<'_>>, garbage: &mut Garbage) -> bool {
+        let evicted =
+            self.memory.evict(newcomer, |side, removed| self.evicted(side, removed, garbage));
+        matches!(evicted, Evicted::Room | Evicted::Oldest)
     }
 
     /// Drops what left and tells the listener. Call with no lock held.

@@ -194,10 +194,17 @@ impl Side {
 
     /// Memory lets go of an entry: its recency goes here if the disk does not have it. Returns how
     /// many touches there are more.
-    pub(crate) fn let_go(&mut self, removed: &Removed) -> usize {
-        let stamp = removed.stamp;
-        match removed.handed.filter(|handed| *handed != stamp) {
-            Some(handed) => self.touch(KeyHash(removed.hash), removed.record.key(), stamp, handed),
+    pub(crate) fn let_go(
+        &mut self,
+        removed: &Removed,
+        hash: impl FnOnce(&[u8]) -> KeyHash,
+    ) -> usize {
+        let stamp = removed.recency();
+        match removed.handed().filter(|handed| *handed != stamp) {
+            Some(handed) => {
+                let key = removed.key();
+                self.touch(hash(key), key, stamp, handed)
+            }
             None => 0,
         }
     }

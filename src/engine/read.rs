@@ -6,15 +6,15 @@
 
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::{Core, DiskSide, Garbage, Moment};
-use crate::entry::{Found, RemovalCause, Tier};
+use crate::entry::{Found, Handle, RemovalCause, Tier};
 use crate::error::Result;
 use crate::hash::KeyHash;
-use crate::memory::{Guarded, Locked, NOT_BELOW, Newcomer, SlotId};
-use crate::record::Record;
+use crate::memory::{Guarded, Hit, Locked, NOT_BELOW, Newcomer, SlotId};
+use crate::record::{Held, Record};
 use crate::store::Change;
 use crate::store::disk::{Lookup, Row};
 use crate::time::Timestamp;
-use crate::trace::trace_op;
+use crate::trace::{self, trace_op};
 
 /// How often a get looks below before it leaves promotion be.
 const ATTEMPTS_MAX: usize = 64;
@@ -31,64 +31,81 @@ pub(super) struct Seen {
     pub(super) token: Option<u64>,
 }
 
+/// What a look into memory did not find, with the lock under which it looked.
+struct Missed<'s> {
+    locked: Locked<'s, Side>,
+    /// It is there, and its time is over.
+    is_over: bool,
+}
+
 impl Core {
-    /// The entry of `key`, as `make` makes it; becomes the most recent. (It is made here, since moving
-    /// it into another shape costs more than the lock.)
+    /// The entry of `key`; becomes the most recent.
     #[inline]
-    pub(crate) fn get<T>(
-        &self,
-        key: &[u8],
-        at: Option<Timestamp>,
-        make: impl FnOnce(Found) -> T,
-    ) -> Result<Option<T>> {
+    pub(crate) fn get(&self, key: &[u8], at: Option<Timestamp>) -> Result<Option<Handle>> {
         self.check_key(key)?;
         let hash = self.memory.hash(key);
         let moment = self.moment(at);
-        let mut locked = self.memory.lock(hash);
-        let id = locked.shard.find(hash, key);
-        if let Some(id) = id
-            && let Some(record) = self.hit(&mut locked, id, moment, Record::clone)
-        {
-            drop(locked);
-            trace_op!("get", key, "hit", "memory");
-            return Ok(Some(make(self.found(record, moment.stamp, Tier::Memory))));
+        match self.hit(hash, key, moment, Held::take) {
+            Ok(record) => {
+                trace::memory_hit(key);
+                if self.age.is_none() && at.is_none() {
+                    return Ok(Some(record.into()));
+                }
+                Ok(Some(self.found(record, moment.stamp, Tier::Memory).into()))
+            }
+            Err(missed) => Ok(self.get_slowly(missed, hash, key, moment)?.map(Handle::from)),
         }
-        Ok(self.get_slowly(locked, id, hash, key, moment)?.map(make))
     }
 
-    /// Makes an entry in memory the most recent, and gives what `take` makes of its record; `None` if
-    /// its time there is over.
+    /// Makes an entry in memory the most recent, and gives what `take` makes of its record; the lock if
+    /// it is not there, or its time there is over.
     #[inline]
     fn hit<T>(
         &self,
-        locked: &mut Locked<'_, Side>,
-        id: SlotId,
+        hash: KeyHash,
+        key: &[u8],
         moment: Moment,
-        take: impl FnOnce(&Record) -> T,
-    ) -> Option<T> {
-        let Guarded { shard, side, .. } = &mut **locked;
+        take: impl FnOnce(&mut Held) -> T,
+    ) -> std::result::Result<T, Missed<'_>> {
+        let mut locked = self.memory.lock_for_hit(hash);
+        let Guarded { shard, side, .. } = &mut *locked.guarded;
         let is_over = |deadline, stamp| self.is_over(deadline, stamp, moment.wall);
-        let (record, went_back) = shard.hit(id, moment.stamp, is_over)?;
-        let taken = take(record);
-        side.counts.memory_hits += 1;
-        if went_back {
-            self.accessed(locked, id, moment.stamp);
-        }
-        Some(taken)
+        let is_over = match shard.hit(hash, key, moment.stamp, is_over, take) {
+            Hit::Taken(taken) => {
+                side.counts.memory_hits += 1;
+                return Ok(taken);
+            }
+            Hit::WentBack(taken) => {
+                side.counts.memory_hits += 1;
+                self.hit_back(locked.for_all(), hash, key, moment.stamp);
+                return Ok(taken);
+            }
+            Hit::Over => true,
+            Hit::Nothing => false,
+        };
+        Err(Missed { locked: locked.for_all(), is_over })
     }
 
-    /// A get that memory could not answer: `id` is an entry whose time there is over.
+    /// The rest of a hit with an older stamp than the last.
+    #[cold]
+    fn hit_back(&self, mut locked: Locked<'_, Side>, hash: KeyHash, key: &[u8], stamp: u64) {
+        if let Some(id) = locked.shard.find(hash, key) {
+            self.accessed(&mut locked, id, stamp);
+        }
+    }
+
+    /// A get that memory could not answer.
     #[inline(never)]
     fn get_slowly<'s>(
         &'s self,
-        mut locked: Locked<'s, Side>,
-        id: Option<SlotId>,
+        missed: Missed<'s>,
         hash: KeyHash,
         key: &[u8],
         moment: Moment,
     ) -> Result<Option<Found>> {
+        let Missed { mut locked, is_over } = missed;
         let mut garbage = Garbage::default();
-        if let Some(id) = id {
+        if is_over && let Some(id) = locked.shard.find(hash, key) {
             self.expire_met(&mut locked, id, moment.wall, &mut garbage);
         }
         let found = self.get_below(locked, hash, key, moment, &mut garbage);
@@ -104,16 +121,19 @@ impl Core {
         self.check_key(key)?;
         let hash = self.memory.hash(key);
         let moment = self.moment(None);
-        let mut locked = self.memory.lock(hash);
-        if let Some(id) = locked.shard.find(hash, key)
-            && self.hit(&mut locked, id, moment, |record| copy(record.value())).is_some()
-        {
-            drop(locked);
-            trace_op!("get", key, "hit", "memory");
-            return Ok(true);
+        match self.hit(hash, key, moment, |held| copy(held.value())) {
+            Ok(()) => {
+                trace::memory_hit(key);
+                Ok(true)
+            }
+            Err(missed) => match self.get_slowly(missed, hash, key, moment)? {
+                Some(found) => {
+                    copy(found.record.value());
+                    Ok(true)
+                }
+                None => Ok(false),
+            },
         }
-        drop(locked);
-        Ok(self.get(key, None, |found| copy(found.record.value()))?.is_some())
     }
 
     /// The rest of a get that memory could not answer.
@@ -274,7 +294,8 @@ impl Core {
                 self.count_touches(locked.side.touch(hash, key, moment.stamp, seen.handed));
                 return true;
             }
-            if locked.reserve(None, charge, moment.stamp) {
+            let newcomer = Newcomer { stamp: moment.stamp, key, charge, old: None };
+            if self.reserve(&mut locked, &newcomer, garbage) {
                 locked.side.counts.promotions += 1;
                 self.count_touches(locked.side.forget_touch(hash, key));
                 let placement = self.placement(&seen.record, moment, Some(seen.handed));
@@ -283,8 +304,7 @@ impl Core {
                 return true;
             }
             drop(locked);
-            let newcomer = Newcomer { stamp: moment.stamp, key, charge, old: None };
-            if !self.evict_one(Some(newcomer), garbage) {
+            if !self.evict_one(Some(&newcomer), garbage) {
                 return self.promote_in_passing(hash, seen, moment, garbage);
             }
         }
@@ -323,16 +343,17 @@ impl Core {
     ) {
         let removed = locked.remove(id);
         locked.side.counts.memory_expirations += 1;
-        let over = self.is_over(removed.record.deadline(), removed.stamp, wall);
+        let over = self.is_over(removed.deadline(), removed.recency(), wall);
         match &self.disk {
-            Some(disk) if over && removed.handed != NOT_BELOW => {
+            Some(disk) if over && removed.handed() != NOT_BELOW => {
                 self.counts.disk_expirations.add(1);
-                self.note_gone(disk, locked, KeyHash(removed.hash), removed.record.key());
+                let hash = self.memory.hash(removed.key());
+                self.note_gone(disk, locked, hash, removed.key());
                 garbage.note(removed, Tier::Disk, RemovalCause::Expired);
             }
             _ => {
                 if !over {
-                    self.count_touches(locked.side.let_go(&removed));
+                    self.count_touches(locked.side.let_go(&removed, |key| self.memory.hash(key)));
                 }
                 garbage.note(removed, Tier::Memory, RemovalCause::Expired);
             }

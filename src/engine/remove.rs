@@ -115,13 +115,13 @@ impl Core {
         wall: u64,
         garbage: &mut Garbage,
     ) -> Option<Found> {
-        let over = self.is_over(removed.record.deadline(), removed.stamp, wall);
+        let over = self.is_over(removed.deadline(), removed.recency(), wall);
         // Past its time in memory, it is what a get would find below.
-        let tier = if wall > removed.record.leaves() { self.lowest() } else { Tier::Memory };
-        let found = self.found(removed.record.clone(), removed.stamp, tier);
+        let tier = if wall > removed.leaves() { self.lowest() } else { Tier::Memory };
+        let found = self.found(Record::clone(&removed), removed.recency(), tier);
         if over {
             side.counts.memory_expirations += 1;
-            if removed.handed != NOT_BELOW {
+            if removed.handed() != NOT_BELOW {
                 self.counts.disk_expirations.add(1);
             }
             garbage.note(removed, self.lowest(), RemovalCause::Expired);
@@ -290,7 +290,7 @@ impl Core {
             self.count_touches(0_usize.wrapping_sub(touches));
         }
         drop(all);
-        let memory_only = removed.iter().filter(|r| r.handed == NOT_BELOW).count() as u64;
+        let memory_only = removed.iter().filter(|r| r.handed() == NOT_BELOW).count() as u64;
         drop((removed, gone));
         trace_op!("clear", b"", "done", "disk");
         // Somebody waits for it, so it does not wait for its turn.

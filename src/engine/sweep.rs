@@ -99,7 +99,7 @@ impl Core {
     fn sweep_shard(&self, index: usize, wall: u64, garbage: &mut Garbage) -> bool {
         let mut locked = self.memory.lock_nth(index);
         for _ in 0..SWEPT_PER_LOCK {
-            let dated = locked.shard.next_deadline().filter(|(at, _)| *at < wall).map(|(_, id)| id);
+            let dated = locked.shard.first_over(wall, |key| self.memory.hash(key));
             let mut idle = || {
                 let (id, stamp, _) = locked.shard.oldest()?;
                 (stamp.saturating_add(self.lifetimes.idle) < wall).then_some(id)
@@ -109,10 +109,10 @@ impl Core {
             locked.side.counts.memory_expirations += 1;
             // If it is over below as well, the sweep there finds it, by its recency if it is idle,
             // and reports it.
-            self.count_touches(locked.side.let_go(&removed));
-            let over = self.is_over(removed.record.deadline(), removed.stamp, wall);
-            if over && removed.handed != NOT_BELOW {
-                garbage.silent.push(removed.record);
+            self.count_touches(locked.side.let_go(&removed, |key| self.memory.hash(key)));
+            let over = self.is_over(removed.deadline(), removed.recency(), wall);
+            if over && removed.handed() != NOT_BELOW {
+                garbage.silent.push(removed.into_record());
             } else {
                 garbage.note(removed, Tier::Memory, RemovalCause::Expired);
             }
@@ -125,7 +125,7 @@ impl Core {
         let mut next = NEVER;
         for index in 0..self.memory.shard_count() {
             let locked = self.memory.lock_nth(index);
-            next = next.min(locked.shard.next_deadline().map_or(NEVER, |(at, _)| at));
+            next = next.min(locked.shard.next_deadline());
             let oldest = locked.shard.bound().unwrap_or(NEVER);
             next = next.min(oldest.saturating_add(self.lifetimes.idle));
         }

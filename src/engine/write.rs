@@ -128,8 +128,8 @@ impl Core {
             value,
             attributes: &attributes,
             stamp: moment.stamp,
-            created: moment.wall,
-            deadline: self.deadline(options.ttl, moment.wall),
+            created: self.created(moment),
+            deadline: self.deadline(options.ttl, self.created(moment)),
             charge: options.weight,
             schema: self.config.schema_version,
         };
@@ -243,7 +243,7 @@ impl Core {
                 }
                 continue;
             }
-            let deadline = self.deadline(ttl, moment.wall);
+            let deadline = self.deadline(ttl, self.created(moment));
             let record = record.redated(moment.stamp, deadline, self.seal());
             let write = Write { hash, record, moment, expect, counted: false };
             if let Entered::Yes(_) = self.enter(write)? {
@@ -374,12 +374,12 @@ impl Core {
             if let Some(old) = old.filter(|_| enters) {
                 locked.shard.restamp(old, moment.stamp);
             }
-            if enters && !locked.reserve(old, charge, moment.stamp) {
-                let old_charge = old.map(|id| locked.shard.charge(id));
+            let (stamp, key) = (moment.stamp, record.key());
+            let old_charge = old.map(|id| locked.shard.charge(id));
+            let newcomer = Newcomer { stamp, key, charge, old: old_charge };
+            if enters && !self.reserve(&mut locked, &newcomer, garbage) {
                 drop(locked);
-                let (stamp, key) = (moment.stamp, record.key());
-                let newcomer = Newcomer { stamp, key, charge, old: old_charge };
-                if !self.evict_one(Some(newcomer), garbage) {
+                if !self.evict_one(Some(&newcomer), garbage) {
                     victim_beside_old = Some(old.is_some());
                 }
                 continue;

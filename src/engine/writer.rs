@@ -498,7 +498,7 @@ impl Above for Asker<'_> {
             if why != Why::Size {
                 locked.side.counts.memory_expirations += 1;
             }
-            self.garbage.silent.push(removed.record);
+            self.garbage.silent.push(removed.into_record());
         }
         let name = Record::of_key(key);
         drop(locked.side.note(hash, self.number, What::Gone(name.clone())));

@@ -5,18 +5,18 @@
 
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
-use crate::memory::slab::{NOT_BELOW, Removed, SlotId};
+use crate::memory::table::{NOT_BELOW, Removed, SlotId};
 use crate::memory::{Account, Guarded, Memory};
 use crate::record::Record;
-use crate::sync::MutexGuard;
+use crate::sync::BriefGuard;
 
 /// The whole tier, locked.
 #[derive(Debug)]
 pub(crate) struct AllLocked<'a, S> {
     memory: &'a Memory<S>,
     /// In ascending order, which is also the order of locking.
-    shards: Vec<MutexGuard<'a, Guarded<S>>>,
-    account: MutexGuard<'a, Account>,
+    shards: Vec<BriefGuard<'a, Guarded<S>>>,
+    account: BriefGuard<'a, Account>,
 }
 
 impl<S> Memory<S> {
@@ -88,7 +88,7 @@ impl<S> AllLocked<'_, S> {
     pub(crate) fn remove(&mut self, hash: KeyHash, id: SlotId) -> Removed {
         let index = self.index(hash);
         let removed = self.shards[index].shard.remove(id);
-        self.account.release(removed.record.charge());
+        self.account.release(removed.charge());
         removed
     }
 
@@ -98,7 +98,8 @@ impl<S> AllLocked<'_, S> {
             let Guarded { shard, side, .. } = &mut **guarded;
             let ids: Vec<SlotId> = shard.ids().collect();
             for id in ids {
-                if !keep(side, shard.hash(id), shard.record(id).key()) {
+                let key = shard.record(id).key();
+                if !keep(side, self.memory.hash(key), key) {
                     shard.set_handed(id, NOT_BELOW);
                 }
             }
@@ -112,7 +113,7 @@ impl<S> AllLocked<'_, S> {
             let ids: Vec<SlotId> = guarded.shard.ids().collect();
             for id in ids {
                 let removed = guarded.shard.remove(id);
-                self.account.release(removed.record.charge());
+                self.account.release(removed.charge());
                 all.push(removed);
             }
         }
@@ -138,7 +139,7 @@ impl<S> AllLocked<'_, S> {
         let (index, id) = oldest?;
         let guarded = &mut self.shards[index];
         let removed = guarded.shard.remove(id);
-        self.account.release(removed.record.charge());
+        self.account.release(removed.charge());
         Some((removed, &mut guarded.side))
     }
 }

@@ -13,7 +13,8 @@
 //!
 //! An entry goes in only after its place was reserved in the [`Account`], under the shard's lock;
 //! while there is no place, the oldest entry of all shards is evicted, and if the newcomer is older
-//! than that, it is itself the victim.
+//! than that, it is itself the victim. Usually that is done with the newcomer's shard locked, and the
+//! other one beside it ([`Locked::reserve_by_evicting`]).
 //!
 //! # Invariants
 //!
@@ -25,9 +26,9 @@
 //!
 //! # Concurrency
 //!
-//! One mutex per shard, one for the account, taken in that order. No thread holds two shards, except
-//! one that takes them all, in ascending order ([`AllLocked`], for batches).
-//! Nothing of a caller's runs under either, except the engine's own hook in [`Memory::evict`].
+//! One mutex per shard, one for the account, taken in that order. No thread waits for a shard while it
+//! holds another one, except one that takes them all, in ascending order ([`AllLocked`], for batches).
+//! Nothing of a caller's runs under either, except the engine's own hook, which is given what left.
 //! What was removed is returned, and dropped by the caller when the lock is gone.
 //!
 //! # Why not one queue for all shards
@@ -38,18 +39,18 @@
 mod all;
 mod order;
 mod shard;
-mod slab;
+mod table;
 
 use std::ops::{Deref, DerefMut};
 
 use crate::hash::{KeyHash, KeyHasher};
 use crate::stats::Limits;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{CachePadded, Mutex, MutexGuard};
+use crate::sync::{BriefGuard, BriefMutex, CachePadded};
 
 pub(crate) use all::AllLocked;
-pub(crate) use shard::{Placement, Shard};
-pub(crate) use slab::{NOT_BELOW, Removed, SlotId};
+pub(crate) use shard::{Hit, Placement, Shard};
+pub(crate) use table::{NOT_BELOW, Removed, SlotId};
 
 /// The bound of an empty shard. A stamp may have this value too, which only costs a second look; an
 /// empty shard may have a lower bound until somebody looks.
@@ -61,9 +62,9 @@ const NONE: u64 = u64::MAX;
 /// The shards, the order over them, and the account.
 #[derive(Debug)]
 pub(crate) struct Memory<S> {
-    shards: Box<[CachePadded<Mutex<Guarded<S>>>]>,
+    shards: Box<[CachePadded<BriefMutex<Guarded<S>>>]>,
     bounds: Box<[AtomicU64]>,
-    account: CachePadded<Mutex<Account>>,
+    account: CachePadded<BriefMutex<Account>>,
     /// The account's limits, for whom they need not be those of this very moment; [`NONE`] for none.
     limits: [AtomicU64; 2],
     hasher: KeyHasher,
@@ -76,6 +77,8 @@ pub(crate) struct Guarded<S> {
     pub(crate) side: S,
     /// What `bounds` has for this shard, so that nobody fetches a shared line to see it unchanged.
     published: Option<u64>,
+    /// Whether there was no room when this shard last asked for some.
+    was_full: bool,
 }
 
 /// What the tier holds and may hold (M2).
@@ -103,7 +106,7 @@ impl Account {
     }
 
     /// Whether a newcomer fits; without one, whether all are within the limits.
-    fn has_room(&self, newcomer: Option<Newcomer<'_>>) -> bool {
+    fn has_room(&self, newcomer: Option<&Newcomer<'_>>) -> bool {
         match newcomer {
             Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
             None => !self.limits.exceeded(self.entries, self.bytes),
@@ -119,9 +122,9 @@ impl Account {
 /// One shard, locked; publishes its bound when it is let go (M1).
 #[derive(Debug)]
 pub(crate) struct Locked<'a, S> {
-    guarded: MutexGuard<'a, Guarded<S>>,
-    bound: &'a AtomicU64,
-    account: &'a Mutex<Account>,
+    guarded: BriefGuard<'a, Guarded<S>>,
+    index: usize,
+    memory: &'a Memory<S>,
 }
 
 impl<S> Deref for Locked<'_, S> {
@@ -141,7 +144,23 @@ impl<S> DerefMut for Locked<'_, S> {
 impl<S> Drop for Locked<'_, S> {
     #[inline]
     fn drop(&mut self) {
-        self.guarded.publish(self.bound);
+        self.publish();
+    }
+}
+
+/// One shard, locked for a hit, which changes no bound.
+#[derive(Debug)]
+pub(crate) struct LockedForHit<'a, S> {
+    pub(crate) guarded: BriefGuard<'a, Guarded<S>>,
+    index: usize,
+    memory: &'a Memory<S>,
+}
+
+impl<'a, S> LockedForHit<'a, S> {
+    /// The same lock, for everything else.
+    pub(crate) fn for_all(self) -> Locked<'a, S> {
+        let Self { guarded, index, memory } = self;
+        Locked { guarded, index, memory }
     }
 }
 
@@ -158,22 +177,96 @@ impl<S> Guarded<S> {
 }
 
 impl<S> Locked<'_, S> {
-    /// Reserves the place of a newcomer of this charge and stamp, in exchange for `old` if it replaces
-    /// one.
+    #[inline]
+    fn publish(&mut self) {
+        let bound = &self.memory.bounds[self.index];
+        self.guarded.publish(bound);
+    }
+
+    /// Reserves the place of a newcomer, if there is one.
     #[must_use]
-    pub(crate) fn reserve(&mut self, old: Option<SlotId>, charge: u64, stamp: u64) -> bool {
-        let old = old.map(|id| self.shard.charge(id));
+    pub(crate) fn reserve(&mut self, newcomer: &Newcomer<'_>) -> bool {
+        self.show(newcomer.stamp);
+        let reserved = self.memory.account.lock().exchange(newcomer.old, newcomer.charge);
+        self.guarded.was_full = !reserved;
+        reserved
+    }
+
+    /// Likewise, and where there is none, the oldest entry of all shards leaves. Its shard is locked
+    /// beside this one if it is free; where it is not, or more has to be looked at, nothing is done,
+    /// and [`Memory::evict`] is the way.
+    pub(crate) fn reserve_by_evicting(
+        &mut self,
+        newcomer: &Newcomer<'_>,
+        hook: impl FnOnce(&mut S, Removed),
+    ) -> Room {
+        if !self.was_full && self.reserve(newcomer) {
+            return Room::Reserved;
+        }
+        match self.evict_for(newcomer, hook) {
+            // There may be room by now.
+            Room::None if self.reserve(newcomer) => Room::Reserved,
+            room => room,
+        }
+    }
+
+    fn evict_for(&mut self, newcomer: &Newcomer<'_>, hook: impl FnOnce(&mut S, Removed)) -> Room {
+        let memory = self.memory;
+        for _ in 0..EVICT_ATTEMPTS {
+            self.publish();
+            let least = memory.least_bounds();
+            if newcomer.stamp < least.bound || least.bound == least.second {
+                return Room::None;
+            }
+            let mut other = None;
+            if least.index != self.index {
+                let Some(guarded) = memory.shards[least.index].try_lock() else {
+                    return Room::None;
+                };
+                other = Some(Locked { guarded, index: least.index, memory });
+            }
+            self.show(newcomer.stamp);
+            let locked = other.as_mut().unwrap_or(self);
+            let Some((id, stamp, key)) = locked.guarded.shard.oldest() else { return Room::None };
+            if stamp >= least.second {
+                continue;
+            }
+            if (newcomer.stamp, newcomer.key) <= (stamp, key) {
+                return Room::None;
+            }
+            let charge = locked.shard.charge(id);
+            let mut account = memory.account.lock();
+            if account.exchange(newcomer.old, newcomer.charge) {
+                drop(account);
+                self.was_full = false;
+                return Room::Reserved;
+            }
+            // Who took the room since the bounds were read has shown its own before (M1).
+            if !memory.are_at_least(stamp, locked.index) {
+                continue;
+            }
+            account.release(charge);
+            let reserved = account.exchange(newcomer.old, newcomer.charge);
+            drop(account);
+            let Guarded { shard, side, .. } = &mut *locked.guarded;
+            hook(side, shard.remove(id));
+            return if reserved { Room::Reserved } else { Room::More };
+        }
+        Room::None
+    }
+
+    /// Sees to it that the bound is at most this stamp (M1).
+    fn show(&mut self, stamp: u64) {
         if self.guarded.published.is_none_or(|published| stamp < published) {
             self.guarded.published = Some(stamp);
-            self.bound.store(stamp, Ordering::Release);
+            self.memory.bounds[self.index].store(stamp, Ordering::Release);
         }
-        self.account.lock().exchange(old, charge)
     }
 
     /// Takes an entry out of the shard and the account.
     pub(crate) fn remove(&mut self, id: SlotId) -> Removed {
         let removed = self.shard.remove(id);
-        self.account.lock().release(removed.record.charge());
+        self.memory.account.lock().release(removed.charge());
         removed
     }
 }
@@ -188,11 +281,33 @@ pub(crate) struct Newcomer<'k> {
     pub(crate) old: Option<u64>,
 }
 
+/// How often [`Locked::reserve_by_evicting`] looks for the oldest entry.
+const EVICT_ATTEMPTS: usize = 8;
+
+/// What [`Locked::reserve_by_evicting`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// There was a place, or is now.
+    Reserved,
+    /// An entry has left, and more have to.
+    More,
+    /// Nothing.
+    None,
+}
+
+/// The smallest bound, whose it is, and the smallest of the others.
+#[derive(Debug, Clone, Copy)]
+struct Least {
+    bound: u64,
+    index: usize,
+    second: u64,
+}
+
 /// What [`Memory::evict`] did.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Evicted {
-    /// This entry was the oldest, and has left.
-    Oldest(Removed),
+    /// The oldest has left.
+    Oldest,
     /// There is room by now.
     Room,
     /// The newcomer is older than every entry.
@@ -211,13 +326,14 @@ impl<S: Default> Memory<S> {
             limits: [limits.entries, limits.bytes].map(as_number),
             bounds: shards.iter().map(|_| AtomicU64::new(EMPTY)).collect(),
             shards,
-            account: CachePadded::new(Mutex::new(Account { limits, ..Account::default() })),
+            account: CachePadded::new(BriefMutex::new(Account { limits, ..Account::default() })),
             hasher: KeyHasher::default(),
         }
     }
 }
 
 impl<S> Memory<S> {
+    #[inline]
     pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
         self.hasher.hash(key)
     }
@@ -234,12 +350,15 @@ impl<S> Memory<S> {
 
     /// Locks a shard by its number.
     #[inline]
-    pub(crate) fn lock_nth(&self, shard: usize) -> Locked<'_, S> {
-        Locked {
-            guarded: self.shards[shard].lock(),
-            bound: &self.bounds[shard],
-            account: &self.account,
-        }
+    pub(crate) fn lock_nth(&self, index: usize) -> Locked<'_, S> {
+        Locked { guarded: self.shards[index].lock(), index, memory: self }
+    }
+
+    /// Locks the shard of a key for a hit.
+    #[inline]
+    pub(crate) fn lock_for_hit(&self, hash: KeyHash) -> LockedForHit<'_, S> {
+        let index = hash.shard(self.shards.len() - 1);
+        LockedForHit { guarded: self.shards[index].lock(), index, memory: self }
     }
 
     /// Entries and bytes held.
@@ -279,8 +398,8 @@ impl<S> Memory<S> {
     /// left.
     pub(crate) fn evict(
         &self,
-        newcomer: Option<Newcomer<'_>>,
-        hook: impl FnOnce(&mut S, &Removed),
+        newcomer: Option<&Newcomer<'_>>,
+        hook: impl FnOnce(&mut S, Removed),
     ) -> Evicted {
         // Giving a newcomer up for room that there is, or beside an older entry that has come since the
         // bounds were read (M1), would leave what no order of events leaves.
@@ -329,10 +448,33 @@ impl<S> Memory<S> {
             }
             account.release(charge);
             drop(account);
-            let removed = locked.guarded.shard.remove(id);
-            hook(&mut locked.side, &removed);
-            return Evicted::Oldest(removed);
+            let Guarded { shard, side, .. } = &mut *locked.guarded;
+            hook(side, shard.remove(id));
+            return Evicted::Oldest;
         }
+    }
+
+    /// Whether all bounds but one are at least this.
+    #[inline]
+    fn are_at_least(&self, stamp: u64, but: usize) -> bool {
+        // Without branches: which one is below cannot be predicted.
+        let is_below = |bound: &AtomicU64| usize::from(bound.load(Ordering::Acquire) < stamp);
+        let below: usize = self.bounds.iter().map(is_below).sum();
+        below == self.bounds.get(but).map_or(0, is_below)
+    }
+
+    /// The smallest bounds.
+    #[inline]
+    fn least_bounds(&self) -> Least {
+        let mut least = Least { bound: EMPTY, index: 0, second: EMPTY };
+        for (index, bound) in self.bounds.iter().enumerate() {
+            let bound = bound.load(Ordering::Acquire);
+            // Likewise.
+            least.second = least.second.min(bound.max(least.bound));
+            least.index = std::hint::select_unpredictable(bound < least.bound, index, least.index);
+            least.bound = least.bound.min(bound);
+        }
+        least
     }
 
     /// The smallest bound, of all shards or of all but one.
@@ -369,7 +511,10 @@ impl<S> Memory<S> {
         let (mut entries, mut bytes) = (0, 0);
         for (index, bound) in self.bounds.iter().enumerate() {
             let locked = self.lock_nth(index);
-            locked.shard.validate(|key| self.hash(key).shard(self.shards.len() - 1) == index)?;
+            let hash = |key: &[u8]| {
+                Some(self.hash(key)).filter(|hash| hash.shard(self.shards.len() - 1) == index)
+            };
+            locked.shard.validate(hash)?;
             entries += locked.shard.len();
             bytes += locked.shard.bytes();
             let oldest = locked.shard.ids().map(|id| locked.shard.stamp(id)).min();

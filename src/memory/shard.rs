@@ -1,57 +1,80 @@
-//! One shard of the memory tier: a table, the slots it points into, their order and their deadlines.
+//! One shard of the memory tier: a table of records, their order and their deadlines.
 //!
 //! A shard is plain single-threaded data; [`Memory`](super::Memory) puts each one behind its own
 //! lock. It knows nothing of disk, clocks or limits: callers pass stamps and deadlines.
 //!
 //! # How it works
 //!
-//! The table maps a key's hash to a slot number and stores no keys: those are compared in the
-//! record, which also has the stamp and the deadline, so that a hit reads and writes nothing else.
-//! The slot keeps the hash, so a growing table hashes nothing anew.
+//! The table has the records, and everything that is kept of an entry is in its record (`Held`): a hit
+//! reads and writes nothing else.
 //!
 //! # Invariants
 //!
-//! - **S1** every number in the table names an occupied slot, and every occupied slot is in the
-//!   table once, under its key's hash.
-//! - **S2** a slot is linked in the order exactly when it is occupied.
-//! - **S3** `bytes` is the sum of the charges of the records in occupied slots.
-//! - **S4** `deadlines` has (deadline, slot) for exactly those slots that have a deadline.
+//! - **S1** every record in the table is found under its key, and no key is there twice.
+//! - **S2** a record is filed in the order exactly while it is in the table.
+//! - **S3** `bytes` is the sum of the charges of all records.
+//! - **S4** `deadlines` has (deadline, key) for exactly those entries that have a deadline.
 //!
 //! # Failure
 //!
 //! Nothing here runs a caller's code, so nothing here panics halfway.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as TableEntry;
-
-use crate::hash::KeyHash;
+use crate::hash::{Check, KeyHash};
 use crate::memory::order::Lru;
-use crate::memory::slab::{Removed, Slab, Slot, SlotId};
-use crate::record::{NEVER, Record};
+use crate::memory::table::{Removed, SlotId, Table};
+use crate::record::{Held, NEVER, Record};
 
 /// The data of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
-    table: HashTable<Bucket>,
-    slab: Slab,
+    table: Table,
     order: Lru,
-    deadlines: BTreeSet<(u64, SlotId)>,
+    deadlines: BTreeSet<Dated>,
     bytes: u64,
 }
 
-/// What the table has of an entry.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    id: SlotId,
-    /// Bits of the hash, so that no record of another key is fetched.
-    check: u32,
+/// An entry with a deadline in memory, by that and the key.
+#[derive(Debug)]
+struct Dated(u64, Record);
+
+impl Dated {
+    fn order(&self) -> (u64, &[u8]) {
+        (self.0, self.1.key())
+    }
 }
 
-/// The upper half of a hash.
-fn check_of(hash: u64) -> u32 {
-    u32::try_from(hash >> 32).unwrap_or_default()
+impl Ord for Dated {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Dated {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Eq for Dated {}
+
+impl PartialEq for Dated {
+    fn eq(&self, other: &Self) -> bool {
+        self.order() == other.order()
+    }
+}
+
+/// What a hit found.
+#[derive(Debug)]
+pub(crate) enum Hit<T> {
+    Taken(T),
+    /// Likewise, and the new stamp is older than the one before, so [`Shard::restamp`] has to follow.
+    WentBack(T),
+    /// Its time in memory is over.
+    Over,
+    Nothing,
 }
 
 /// What an entry brings into a shard besides its record.
@@ -73,60 +96,55 @@ impl Shard {
         self.bytes
     }
 
-    // Not inlined, so that the search of the table is inlined here.
-    #[inline(never)]
     pub(crate) fn find(&self, hash: KeyHash, key: &[u8]) -> Option<SlotId> {
-        let same = |bucket: &Bucket| {
-            bucket.check == check_of(hash.0)
-                && self.slab.find(bucket.id).is_some_and(|record| record.has_key(key))
-        };
-        self.table.find(hash.0, same).map(|bucket| bucket.id)
+        self.table.find(hash.check(), key)
     }
 
-    /// The record of an entry that is not over by its deadline and stamp, which becomes `stamp`.
-    /// Whether that is older is given along, and then [`Self::restamp`] has to follow.
+    /// Gives an entry that is not over by its deadline and stamp a new stamp, and gives what `take` makes
+    /// of it.
     #[inline]
-    pub(crate) fn hit(
-        &self,
-        id: SlotId,
+    pub(crate) fn hit<T>(
+        &mut self,
+        hash: KeyHash,
+        key: &[u8],
         stamp: u64,
         is_over: impl FnOnce(u64, u64) -> bool,
-    ) -> Option<(&Record, bool)> {
-        let record = self.slab.find(id)?;
-        let before = record.recency();
-        if is_over(record.leaves(), before) {
-            return None;
+        take: impl FnOnce(&mut Held) -> T,
+    ) -> Hit<T> {
+        let Some(held) = self.table.find_mut(hash.check(), key) else { return Hit::Nothing };
+        let before = held.recency();
+        if is_over(held.leaves(), before) {
+            return Hit::Over;
         }
-        record.set_recency(stamp);
-        Some((record, before > stamp))
+        if before > stamp {
+            return Hit::WentBack(take(held));
+        }
+        held.set_recency(stamp);
+        Hit::Taken(take(held))
     }
 
     pub(crate) fn record(&self, id: SlotId) -> &Record {
-        self.slab.record(id)
-    }
-
-    pub(crate) fn hash(&self, id: SlotId) -> KeyHash {
-        KeyHash(self.slab.get(id).hash)
+        self.table.get(id)
     }
 
     pub(crate) fn charge(&self, id: SlotId) -> u64 {
-        self.slab.record(id).charge()
+        self.table.get(id).charge()
     }
 
     pub(crate) fn stamp(&self, id: SlotId) -> u64 {
-        self.slab.stamp(id)
+        self.table.get(id).recency()
     }
 
     pub(crate) fn handed(&self, id: SlotId) -> Option<u64> {
-        self.slab.get(id).handed()
+        self.table.get(id).handed()
     }
 
     pub(crate) fn set_handed(&mut self, id: SlotId, stamp: Option<u64>) {
-        self.slab.get_mut(id).set_handed(stamp);
+        self.table.get_mut(id).set_handed(stamp);
     }
 
     pub(crate) fn deadline(&self, id: SlotId) -> u64 {
-        self.slab.record(id).leaves()
+        self.table.get(id).leaves()
     }
 
     /// Puts an entry in whose key is not there yet.
@@ -134,16 +152,14 @@ impl Shard {
         debug_assert!(self.find(hash, record.key()).is_none(), "S1: the key is there already");
         self.bytes += record.charge();
         let Placement { stamp, handed, deadline } = placement;
-        record.set_recency(stamp);
-        record.set_leaves(deadline);
-        let id = self.slab.put(record, Slot::new(hash.0, handed));
-        let slab = &self.slab;
-        let bucket = Bucket { id, check: check_of(hash.0) };
-        self.table.insert_unique(hash.0, bucket, |other| slab.get(other.id).hash);
-        self.order.link(&mut self.slab, id);
-        if deadline != NEVER {
-            self.deadlines.insert((deadline, id));
-        }
+        let check = hash.check();
+        let mut held = Held::new(record, check.0);
+        held.set_recency(stamp);
+        held.set_leaves(deadline);
+        held.set_handed(handed);
+        held.set_filed(self.order.file(&mut self.table, stamp, check, held.key()));
+        let id = self.table.put(held);
+        self.note_deadline(id, deadline);
         id
     }
 
@@ -152,47 +168,49 @@ impl Shard {
         debug_assert_eq!(self.record(id).key(), record.key(), "S1: the key stays");
         self.bytes = self.bytes - self.charge(id) + record.charge();
         let was = self.deadline(id);
-        record.set_leaves(placement.deadline);
-        self.set_handed(id, placement.handed);
-        let old = self.slab.replace(id, record);
-        if was != placement.deadline {
-            self.deadlines.remove(&(was, id));
-            if placement.deadline != NEVER {
-                self.deadlines.insert((placement.deadline, id));
-            }
-        }
+        let old = self.table.replace(id, record);
+        let held = self.table.get_mut(id);
+        held.set_leaves(placement.deadline);
+        held.set_handed(placement.handed);
+        // The old record goes in any case.
+        self.forget_deadline(was, &old);
+        self.note_deadline(id, placement.deadline);
         self.restamp(id, placement.stamp);
         old
     }
 
+    fn note_deadline(&mut self, id: SlotId, deadline: u64) {
+        if deadline != NEVER {
+            self.deadlines.insert(Dated(deadline, self.table.get_mut(id).take()));
+        }
+    }
+
+    fn forget_deadline(&mut self, deadline: u64, record: &Record) {
+        if deadline != NEVER {
+            self.deadlines.remove(&Dated(deadline, record.clone()));
+        }
+    }
+
     /// Gives an entry a new stamp, and its place in the order.
     pub(crate) fn restamp(&mut self, id: SlotId, stamp: u64) {
-        self.order.restamp(&mut self.slab, id, stamp);
+        self.order.restamp(&mut self.table, id, stamp);
     }
 
     /// Takes an entry out. Only for [`super::Locked::remove`], which keeps the account.
+    #[inline]
     pub(super) fn remove(&mut self, id: SlotId) -> Removed {
-        let (hash, deadline) = (self.slab.get(id).hash, self.deadline(id));
-        // By number, not by key: the slot is known.
-        let slab = &self.slab;
-        if let TableEntry::Occupied(entry) =
-            self.table.entry(hash, |other| other.id == id, |other| slab.get(other.id).hash)
-        {
-            entry.remove();
-        }
-        if deadline != NEVER {
-            self.deadlines.remove(&(deadline, id));
-        }
-        self.order.unlink(&mut self.slab, id);
-        let removed = self.slab.take(id);
-        self.bytes -= removed.record.charge();
+        self.order.unlink(&mut self.table, id);
+        let removed = self.table.take(id);
+        self.bytes -= removed.charge();
+        self.forget_deadline(removed.leaves(), &removed);
         removed
     }
 
     /// The oldest entry by (stamp, key).
+    #[inline]
     pub(crate) fn oldest(&mut self) -> Option<(SlotId, u64, &[u8])> {
-        let id = self.order.oldest(&mut self.slab)?;
-        Some((id, self.stamp(id), self.record(id).key()))
+        let (id, stamp) = self.order.oldest(&mut self.table)?;
+        Some((id, stamp, self.record(id).key()))
     }
 
     /// No entry has an older stamp; `None` only if there is no entry.
@@ -201,31 +219,37 @@ impl Shard {
         self.order.bound()
     }
 
-    /// The entry that leaves memory first by its deadline.
-    pub(crate) fn next_deadline(&self) -> Option<(u64, SlotId)> {
-        self.deadlines.first().copied()
+    /// When the next entry leaves memory by its deadline, or [`NEVER`].
+    pub(crate) fn next_deadline(&self) -> u64 {
+        self.deadlines.first().map_or(NEVER, |dated| dated.0)
+    }
+
+    /// The entry that leaves memory first by its deadline, if that is before `wall`.
+    pub(crate) fn first_over(&self, wall: u64, hash: impl Fn(&[u8]) -> KeyHash) -> Option<SlotId> {
+        let Dated(_, record) = self.deadlines.first().filter(|dated| dated.0 < wall)?;
+        self.find(hash(record.key()), record.key())
     }
 
     /// All entries, in no order.
     pub(crate) fn ids(&self) -> impl Iterator<Item = SlotId> {
-        self.slab.occupied()
+        self.table.ids()
     }
 
-    /// Checks every invariant; `belongs` tells whether a key is this shard's.
-    pub(crate) fn validate(&self, belongs: impl Fn(&[u8]) -> bool) -> Result<(), String> {
-        self.slab.validate()?;
-        self.order.validate(&self.slab, self.table.len())?;
+    /// Checks every invariant; `hash` is the hash of a key, if it is this shard's.
+    pub(crate) fn validate(&self, hash: impl Fn(&[u8]) -> Option<KeyHash>) -> Result<(), String> {
+        self.order.validate(&self.table)?;
         let (mut bytes, mut dated) = (0, 0);
         for id in self.ids() {
-            let (hash, record) = (self.slab.get(id).hash, self.record(id));
-            if self.find(KeyHash(hash), record.key()) != Some(id) || !belongs(record.key()) {
+            let held = self.table.get(id);
+            let hash = hash(held.key()).filter(|hash| hash.check() == Check(held.check()));
+            if hash.and_then(|hash| self.find(hash, held.key())) != Some(id) {
                 return Err(format!("S1: {id:?} is not found under its key"));
             }
-            bytes += record.charge();
-            let deadline = self.deadline(id);
+            bytes += held.charge();
+            let deadline = held.leaves();
             if deadline != NEVER {
                 dated += 1;
-                if !self.deadlines.contains(&(deadline, id)) {
+                if !self.deadlines.contains(&Dated(deadline, Record::clone(held))) {
                     return Err(format!("S4: the deadline of {id:?} is missing"));
                 }
             }

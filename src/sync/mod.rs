@@ -8,18 +8,24 @@
 //! (`scheduled.rs`, for the models in `tests/shuttle.rs`). What is not for exchange says so where it
 //! is declared: words that nobody waits for, and what outlives one run of a model.
 
+#[cfg(not(shuttle))]
+mod brief;
 #[cfg(shuttle)]
 mod scheduled;
 
 #[cfg(not(shuttle))]
 pub(crate) use std::{sync::atomic, thread};
 
+#[cfg(not(shuttle))]
+pub(crate) use brief::{BriefGuard, BriefMutex};
 pub(crate) use crossbeam_utils::CachePadded;
 #[cfg(not(shuttle))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 #[cfg(shuttle)]
 pub(crate) use scheduled::{Condvar, Mutex, MutexGuard, RwLock, atomic, latest_timeout, thread};
+#[cfg(shuttle)]
+pub(crate) use scheduled::{Mutex as BriefMutex, MutexGuard as BriefGuard};
 
 /// For what outlives a cache: never exchanged, so nothing that is may be used under it.
 pub(crate) use parking_lot::Mutex as StaticMutex;

@@ -14,40 +14,60 @@
 //! a new one when it is full. When `front` is used up, the next run is sorted into it; of one that
 //! has grown large, first the older half is split off.
 //!
-//! An explicit stamp that is older than the place of an entry moves it at once, so that a place is
-//! never newer than the stamp. In a run that leaves a dead item behind, as removal does; when there
-//! are more dead than living, all runs are cleaned.
+//! Each run, and each place in `front`, has a number, and a record has the number under which it is
+//! filed. A run's items are four bytes each, bits of the keys' hashes: with the number they lead to the
+//! record. Where two records of a run have the same bits, there are two items, and it does not matter
+//! which is whose.
+//!
+//! An explicit stamp that is older than what an entry is filed under moves it at once. In a run that
+//! leaves a dead item behind, as removal does; when there are more dead than living, all runs are
+//! cleaned.
 //!
 //! # Invariants
 //!
-//! - **L1** an occupied slot is filed in one place: `Slot::run` names a run that has its number, or
-//!   is [`FRONT`], and then `front` has it once. A run's other items are dead.
-//! - **L2** `Slot::place` is at most the stamp, and not below the start of its run.
-//! - **L3** along `front`, (place, key) descends strictly; so the oldest is at its end.
-//! - **L4** the starts of the runs ascend strictly, all places in a run are below the next start,
-//!   and all those in `front` are below the first.
+//! - **L1** an entry has the number of one run, which has as many items with its bits as there are such
+//!   entries, or more; or that of one item in `front`, which is its own.
+//! - **L2** `starts` has under the number of an entry a stamp that is not newer than its own.
+//! - **L3** along `front`, (start, key) descends strictly; so the oldest is at its end.
+//! - **L4** the starts of the runs ascend strictly; what is filed in a run was older than the next
+//!   start then, and all that is in `front` is older than the first.
 //! - **L5** `items` counts what the runs hold, dead ones included.
 
 use std::collections::VecDeque;
 
-use crate::memory::slab::{FRONT, NOWHERE, Slab, SlotId};
+use crate::hash::Check;
+use crate::memory::table::{SlotId, Table};
+use crate::record::FILED_MAX;
 
 /// A run that has this many entries is followed by a new one. Two in unit tests and under fuzzing,
 /// where few entries are to make many runs.
 const RUN_ITEMS: usize = if cfg!(any(test, fuzzing)) { 2 } else { 256 };
+/// How many records are fetched ahead where a run is gone through.
+const AHEAD: usize = 8;
 /// What `front` may hold before its newer half becomes a run again.
 const FRONT_ITEMS_MAX: usize = 4 * RUN_ITEMS;
 
 /// The order of one shard.
 #[derive(Debug, Default)]
 pub(in crate::memory) struct Lru {
-    /// Place and slot, the oldest last (L3).
-    front: Vec<(u64, SlotId)>,
+    /// The oldest last (L3).
+    front: Vec<Item>,
     runs: VecDeque<Run>,
-    /// Numbers of runs that are gone, and the next one that was never used.
-    free_numbers: Vec<u32>,
-    next_number: u32,
+    /// By number: the stamp under which the item is filed, or where the run starts (L2).
+    starts: Vec<u64>,
+    /// Those that are free.
+    numbers: Vec<u32>,
     items: usize,
+    /// What the last run that was sorted in had its items in.
+    spare: Vec<Check>,
+}
+
+/// A place in `front`.
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    start: u64,
+    number: u32,
+    check: Check,
 }
 
 /// Entries whose stamps were from `start` up to the start of the next run when they were filed.
@@ -55,57 +75,101 @@ pub(in crate::memory) struct Lru {
 struct Run {
     number: u32,
     start: u64,
-    /// The largest place.
+    /// The newest stamp that was filed here.
     end: u64,
-    slots: Vec<SlotId>,
+    items: Vec<Check>,
 }
 
 impl Lru {
     /// A lower bound of all stamps; `None` if nothing is filed.
+    #[inline]
     pub(in crate::memory) fn bound(&self) -> Option<u64> {
         match self.front.last() {
-            Some((place, _)) => Some(*place),
+            Some(item) => Some(item.start),
             None => self.runs.front().map(|run| run.start),
         }
     }
 
-    /// Files a slot that is not filed under its stamp.
-    pub(in crate::memory) fn link(&mut self, slab: &mut Slab, id: SlotId) {
-        let stamp = slab.stamp(id);
+    /// Files an entry that is not filed, or not under its stamp.
+    pub(in crate::memory) fn link(&mut self, table: &mut Table, id: SlotId) {
+        let held = table.get_mut(id);
+        let (stamp, check) = (held.recency(), Check(held.check()));
+        if let Some(number) = self.file_newest(stamp, check) {
+            held.set_filed(number);
+            return;
+        }
+        let record = held.take();
+        let number = self.file_older(table, stamp, check, record.key());
+        table.get_mut(id).set_filed(number);
+    }
+
+    /// Where an entry that is not in the table yet is filed.
+    #[inline]
+    pub(in crate::memory) fn file(
+        &mut self,
+        table: &mut Table,
+        stamp: u64,
+        check: Check,
+        key: &[u8],
+    ) -> u32 {
+        match self.file_newest(stamp, check) {
+            Some(number) => number,
+            None => self.file_older(table, stamp, check, key),
+        }
+    }
+
+    /// Puts what is not older than the last run's start into that run, or opens one behind it.
+    #[inline]
+    fn file_newest(&mut self, stamp: u64, check: Check) -> Option<u32> {
         let is_newest = match self.runs.back() {
-            Some(last) if last.slots.len() < RUN_ITEMS => stamp >= last.start,
+            Some(last) if last.items.len() < RUN_ITEMS => stamp >= last.start,
             Some(last) if stamp > last.end => self.open_run(stamp),
             Some(last) => stamp >= last.start,
             None => {
                 let newest = self.front.first();
-                newest.is_none_or(|(place, _)| stamp > *place) && self.open_run(stamp)
+                newest.is_none_or(|item| stamp > item.start) && self.open_run(stamp)
             }
         };
-        if is_newest && let Some(last) = self.runs.back_mut() {
-            last.take(slab, id, stamp);
-            self.items += 1;
-        } else {
-            self.link_older(slab, id, stamp);
-        }
+        let last = self.runs.back_mut().filter(|_| is_newest)?;
+        self.items += 1;
+        Some(last.take(stamp, check))
     }
 
-    fn link_older(&mut self, slab: &mut Slab, id: SlotId, stamp: u64) {
+    #[inline(never)]
+    fn file_older(&mut self, table: &mut Table, stamp: u64, check: Check, key: &[u8]) -> u32 {
         let behind = self.runs.partition_point(|run| run.start <= stamp);
         if let Some(run) = behind.checked_sub(1).and_then(|index| self.runs.get_mut(index)) {
-            run.take(slab, id, stamp);
             self.items += 1;
-            return;
+            return run.take(stamp, check);
         }
-        let at = self.front.partition_point(|(place, other)| {
-            let key = || slab.record(*other).key() > slab.record(id).key();
-            *place > stamp || *place == stamp && key()
+        // First, since the table does not know of the new item yet.
+        if self.front.len() >= FRONT_ITEMS_MAX && self.split_front(table) {
+            return self.file_older(table, stamp, check, key);
+        }
+        let at = self.front.partition_point(|item| {
+            item.start > stamp || item.start == stamp && item.key(table) > key
         });
-        self.front.insert(at, (stamp, id));
-        let slot = slab.get_mut(id);
-        (slot.place, slot.run) = (stamp, FRONT);
-        if self.front.len() > FRONT_ITEMS_MAX {
-            self.split_front(slab);
+        let number = self.new_number(stamp);
+        self.front.insert(at, Item { start: stamp, number, check });
+        number
+    }
+
+    /// A number for what is filed from `start` on.
+    #[inline]
+    fn new_number(&mut self, start: u64) -> u32 {
+        if let Some(number) = self.numbers.pop() {
+            self.starts[number as usize] = start;
+            return number;
         }
+        let number = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
+        assert!(number <= FILED_MAX, "one shard holds some 2^30 entries");
+        self.starts.push(start);
+        number
+    }
+
+    fn new_run(&mut self, start: u64) -> Run {
+        let items = std::mem::take(&mut self.spare);
+        Run { number: self.new_number(start), start, end: start, items }
     }
 
     /// Opens an empty run behind all others; `true`.
@@ -115,165 +179,210 @@ impl Lru {
         true
     }
 
-    fn new_run(&mut self, start: u64) -> Run {
-        let number = self.free_numbers.pop().unwrap_or_else(|| {
-            self.next_number += 1;
-            self.next_number - 1
-        });
-        Run { number, start, end: start, slots: Vec::new() }
+    fn start(&self, table: &Table, id: SlotId) -> u64 {
+        self.starts[table.get(id).filed() as usize]
     }
 
-    /// Takes a filed slot out.
-    pub(in crate::memory) fn unlink(&mut self, slab: &mut Slab, id: SlotId) {
-        let slot = slab.get_mut(id);
-        let (place, run) = (slot.place, std::mem::replace(&mut slot.run, NOWHERE));
-        if run == FRONT {
-            // Usually it is the last one: eviction looked there.
-            let newer = self.front.partition_point(|(other, _)| *other > place);
-            let tied = self.front.iter().skip(newer).position(|(_, other)| *other == id);
+    /// Takes a filed entry out of the order; its number means nothing then.
+    pub(in crate::memory) fn unlink(&mut self, table: &mut Table, id: SlotId) {
+        let number = table.get(id).filed();
+        // Usually it is the last one: eviction looked there.
+        if self.front.last().is_some_and(|item| item.number == number) {
+            self.front.pop();
+            self.numbers.push(number);
+            return;
+        }
+        let start = self.start(table, id);
+        if self.front.first().is_some_and(|newest| start <= newest.start) {
+            let newer = self.front.partition_point(|item| item.start > start);
+            let tied = self.front.iter().skip(newer).position(|item| item.number == number);
             if let Some(tied) = tied {
                 self.front.remove(newer + tied);
+                self.numbers.push(number);
             }
-        } else if self.items > 2 * slab.occupied_count() + 2 * RUN_ITEMS {
-            self.clean(slab);
+        } else if self.items > 2 * table.len() + 2 * RUN_ITEMS {
+            // Of no run: what is dead from here on is not to be kept.
+            table.get_mut(id).set_filed(FILED_MAX);
+            self.clean(table);
         }
     }
 
-    /// Gives a filed slot a new stamp: moves nothing unless that is older than its place.
-    pub(in crate::memory) fn restamp(&mut self, slab: &mut Slab, id: SlotId, stamp: u64) {
-        slab.record(id).set_recency(stamp);
-        if stamp < slab.get(id).place {
-            self.unlink(slab, id);
-            self.link(slab, id);
+    /// Gives a filed entry a new stamp: moves nothing unless that is older than what it is filed under.
+    pub(in crate::memory) fn restamp(&mut self, table: &mut Table, id: SlotId, stamp: u64) {
+        table.get_mut(id).set_recency(stamp);
+        if stamp < self.start(table, id) {
+            self.unlink(table, id);
+            self.link(table, id);
         }
     }
 
-    /// The oldest slot; puts the order right as far as it must to know.
-    pub(in crate::memory) fn oldest(&mut self, slab: &mut Slab) -> Option<SlotId> {
+    /// The oldest entry and its stamp; puts the order right as far as it must to know.
+    pub(in crate::memory) fn oldest(&mut self, table: &mut Table) -> Option<(SlotId, u64)> {
         loop {
-            while let Some((place, id)) = self.front.last().copied() {
-                if slab.stamp(id) == place {
-                    return Some(id);
+            while let Some(item) = self.front.last().copied() {
+                let id = item.id(table);
+                if table.get(id).recency() == item.start {
+                    return Some((id, item.start));
                 }
                 self.front.pop();
-                self.link(slab, id);
+                self.numbers.push(item.number);
+                self.link(table, id);
             }
             let run = self.runs.pop_front()?;
-            self.sort_in(slab, run);
+            self.sort_in(table, run);
         }
     }
 
     /// Fills `front`, which is empty, with the living of the first run, which was taken out.
-    fn sort_in(&mut self, slab: &mut Slab, mut run: Run) {
-        self.items -= run.slots.len();
+    fn sort_in(&mut self, table: &mut Table, mut run: Run) {
+        self.items -= run.items.len();
         let next_start = self.runs.front().map(|next| next.start);
-        for id in run.slots.drain(..) {
-            if slab.get(id).run != run.number {
-                continue;
+        for (nth, check) in run.items.iter().enumerate() {
+            if let Some(check) = run.items.get(nth + AHEAD) {
+                table.fetch_ahead(*check);
             }
-            let stamp = slab.stamp(id);
+            let Some(id) = table.find_filed(*check, run.number) else { continue };
+            let stamp = table.get(id).recency();
             if next_start.is_some_and(|start| stamp >= start) {
-                self.link(slab, id);
+                self.link(table, id);
             } else {
-                let slot = slab.get_mut(id);
-                (slot.place, slot.run) = (stamp, FRONT);
-                self.front.push((stamp, id));
+                let number = self.new_number(stamp);
+                table.get_mut(id).set_filed(number);
+                self.front.push(Item { start: stamp, number, check: *check });
             }
         }
-        self.free_numbers.push(run.number);
-        while self.front.len() > 2 * RUN_ITEMS && self.split_front(slab) {}
+        self.numbers.push(run.number);
+        if run.items.capacity() <= 2 * RUN_ITEMS {
+            run.items.clear();
+            self.spare = run.items;
+        }
+        while self.front.len() > 2 * RUN_ITEMS && self.split_front(table) {}
         self.front.sort_unstable_by(|a, b| {
-            let keys = || slab.record(b.1).key().cmp(slab.record(a.1).key());
-            b.0.cmp(&a.0).then_with(keys)
+            b.start.cmp(&a.start).then_with(|| b.key(table).cmp(a.key(table)))
         });
     }
 
     /// Makes a run of the newer half of `front`, which need not be sorted for that, and stays so if
     /// it is; `false` if all of it has one stamp.
-    fn split_front(&mut self, slab: &mut Slab) -> bool {
+    fn split_front(&mut self, table: &mut Table) -> bool {
         let middle = self.front.len() / 2;
-        let mut places: Vec<u64> = self.front.iter().map(|(place, _)| *place).collect();
-        let (older, pivot, _) = places.select_nth_unstable(middle);
+        let mut starts: Vec<u64> = self.front.iter().map(|item| item.start).collect();
+        let (older, pivot, _) = starts.select_nth_unstable(middle);
         // All of one stamp stay together: the pivot's go with the newer ones unless nothing is left.
         let mut start = *pivot;
-        if older.iter().all(|place| *place >= start) {
-            let newer = self.front.iter().map(|(place, _)| *place).filter(|place| *place > start);
+        if older.iter().all(|other| *other >= start) {
+            let newer = self.front.iter().map(|item| item.start).filter(|other| *other > start);
             let Some(least) = newer.min() else { return false };
             start = least;
         }
         let mut run = self.new_run(start);
-        for (place, id) in self.front.extract_if(.., |(place, _)| *place >= start) {
-            run.take(slab, id, place);
+        for item in self.front.extract_if(.., |item| item.start >= start) {
+            let id = item.id(table);
+            table.get_mut(id).set_filed(run.take(item.start, item.check));
+            self.numbers.push(item.number);
         }
-        self.items += run.slots.len();
+        self.items += run.items.len();
         self.runs.push_front(run);
         true
     }
 
     /// Takes the dead items out of all runs.
     #[cold]
-    fn clean(&mut self, slab: &Slab) {
+    fn clean(&mut self, table: &Table) {
         for run in &mut self.runs {
-            run.slots.retain(|id| slab.get(*id).run == run.number);
-            run.slots.sort_unstable();
-            run.slots.dedup();
-            run.slots.shrink_to(RUN_ITEMS);
+            run.items.sort_unstable();
+            let mut living = Vec::with_capacity(run.items.len());
+            for same in run.items.chunk_by(|a, b| a == b) {
+                let alive = same.first().map_or(0, |check| table.count_filed(*check, run.number));
+                living.extend(same.iter().take(alive));
+            }
+            living.shrink_to(RUN_ITEMS);
+            run.items = living;
         }
-        let free_numbers = &mut self.free_numbers;
+        let numbers = &mut self.numbers;
         self.runs.retain(|run| {
-            let keep = !run.slots.is_empty();
+            let keep = !run.items.is_empty();
             if !keep {
-                free_numbers.push(run.number);
+                numbers.push(run.number);
             }
             keep
         });
-        self.items = self.runs.iter().map(|run| run.slots.len()).sum();
+        self.items = self.runs.iter().map(|run| run.items.len()).sum();
     }
 
-    /// Checks every invariant; `len` is the number of occupied slots.
-    pub(in crate::memory) fn validate(&self, slab: &Slab, len: usize) -> Result<(), String> {
-        let order = |(place, id): &(u64, SlotId)| (*place, slab.record(*id).key());
-        for (at, (place, id)) in self.front.iter().enumerate() {
-            let slot = slab.get(*id);
-            if slab.find(*id).is_none() || (slot.place, slot.run) != (*place, FRONT) {
-                return Err(format!("L1: {id:?} is in front and filed elsewhere"));
+    /// Checks every invariant.
+    pub(in crate::memory) fn validate(&self, table: &Table) -> Result<(), String> {
+        let mut filed = 0;
+        let mut behind: Option<&Item> = None;
+        for item in self.front.iter().rev() {
+            if table.count_filed(item.check, item.number) != 1 {
+                return Err(format!("L1: {item:?} in front is of no entry, or of several"));
             }
-            if self.front.get(at + 1).is_some_and(|next| order(next) >= order(&(*place, *id))) {
-                return Err(format!("L3: what is behind {id:?} is not older"));
+            let order = |item: &Item| (item.start, table.get(item.id(table)).key());
+            if behind.is_some_and(|behind| order(behind) >= order(item)) {
+                return Err(format!("L3: {item:?} is not newer than what is behind it"));
             }
+            if self.starts.get(item.number as usize) != Some(&item.start) {
+                return Err(format!("L2: {item:?} has another start by its number"));
+            }
+            filed += 1;
+            behind = Some(item);
         }
-        let mut filed = self.front.len();
-        let mut below = self.front.first().map(|(place, _)| *place);
+        let mut below = self.front.first().map(|item| item.start);
         for run in &self.runs {
             if below.is_some_and(|below| below >= run.start) || run.end < run.start {
                 return Err(format!("L4: the run from {} begins too early", run.start));
             }
-            let mut living: Vec<SlotId> = run.slots.clone();
-            living.retain(|id| slab.get(*id).run == run.number);
-            living.sort_unstable();
-            living.dedup();
-            if living.iter().any(|id| !(run.start..=run.end).contains(&slab.get(*id).place)) {
-                return Err(format!("L2, L4: a place is outside the run from {}", run.start));
+            if self.starts.get(run.number as usize) != Some(&run.start) {
+                return Err(format!("L2: the run from {} has another start", run.start));
             }
-            filed += living.len();
+            let mut items = run.items.clone();
+            items.sort_unstable();
+            for same in items.chunk_by(|a, b| a == b) {
+                let living = same.first().map_or(0, |check| table.count_filed(*check, run.number));
+                filed += living.min(same.len());
+            }
             below = Some(run.end);
         }
-        if slab.occupied().any(|id| slab.get(id).place > slab.stamp(id)) {
-            return Err("L2: a place is newer than the stamp".to_owned());
+        for id in table.ids() {
+            let start = self.starts.get(table.get(id).filed() as usize);
+            if start.is_none_or(|start| *start > table.get(id).recency()) {
+                return Err(format!("L2: {id:?} is filed under a stamp newer than its own"));
+            }
         }
-        let items: usize = self.runs.iter().map(|run| run.slots.len()).sum();
-        if filed != len || items != self.items {
-            return Err(format!("L1, L5: {filed} slots filed of {len}, {items} items"));
+        let mut numbers: Vec<u32> = self.numbers.clone();
+        numbers.extend(self.front.iter().map(|item| item.number));
+        numbers.extend(self.runs.iter().map(|run| run.number));
+        numbers.sort_unstable();
+        numbers.dedup();
+        let items: usize = self.runs.iter().map(|run| run.items.len()).sum();
+        if filed != table.len() || items != self.items || numbers.len() != self.starts.len() {
+            let all = table.len();
+            return Err(format!("L1, L5: {filed} entries filed of {all}, {items} items"));
         }
         Ok(())
     }
 }
 
+impl Item {
+    fn id(self, table: &Table) -> SlotId {
+        match table.find_filed(self.check, self.number) {
+            Some(id) => id,
+            None => unreachable!("L1: {self:?} is of no entry"),
+        }
+    }
+
+    fn key(self, table: &Table) -> &[u8] {
+        table.get(self.id(table)).key()
+    }
+}
+
 impl Run {
-    fn take(&mut self, slab: &mut Slab, id: SlotId, place: u64) {
-        self.slots.push(id);
-        self.end = self.end.max(place);
-        let slot = slab.get_mut(id);
-        (slot.place, slot.run) = (place, self.number);
+    /// Files an entry with these bits; gives the run's number.
+    #[inline]
+    fn take(&mut self, stamp: u64, check: Check) -> u32 {
+        self.items.push(check);
+        self.end = self.end.max(stamp);
+        self.number
     }
 }

@@ -264,15 +264,6 @@ impl Model {
         Some(seen)
     }
 
-    fn get_into(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        let above = |e: &Entry| e.memory.is_some() && !self.is_stale(e, self.now);
-        if !self.entries.get(key).is_some_and(above) {
-            // What memory does not have is asked for anew, with another stamp.
-            self.moment(None);
-        }
-        self.get(key, None).map(|seen| seen.value)
-    }
-
     fn get_many(&mut self, keys: &[&str], at: Option<u64>) -> Vec<Option<Seen>> {
         let wall = at.unwrap_or(self.now);
         let look = |key: &&str| self.look(key.as_bytes(), wall);
@@ -477,8 +468,9 @@ impl Model {
             Op::InsertMany(items) => Answer::done(self.insert_many(items, at)?),
             Op::Touch(key, ttl) => Answer::Is(self.touch(key.as_bytes(), *ttl)),
             Op::Get(key) => Answer::Entry(self.get(key.as_bytes(), at)),
-            Op::View(key) => Answer::Value(self.get(key.as_bytes(), None).map(|seen| seen.value)),
-            Op::GetInto(key) => Answer::Value(self.get_into(key.as_bytes())),
+            Op::View(key) | Op::GetInto(key) => {
+                Answer::Value(self.get(key.as_bytes(), None).map(|seen| seen.value))
+            }
             Op::GetMany(keys) => Answer::Slots(self.get_many(keys, at)),
             Op::Peek(key) => Answer::Entry(self.look(key.as_bytes(), wall)),
             Op::Contains(key) => Answer::Is(self.look(key.as_bytes(), wall).is_some()),

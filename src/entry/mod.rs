@@ -14,18 +14,21 @@
 //! makes an `Entry<V>` vouches for V1, which is why [`Entry::new`] is `unsafe`.
 #![expect(unsafe_code, reason = "unchecked access to bytes validated once; argued above")]
 
+mod found;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rkyv::Archived;
 
 use crate::attributes::attribute_lists;
-use crate::record::{NEVER, Record};
-use crate::time::{Clock, Timestamp, read};
+use crate::record::NEVER;
+use crate::time::{Timestamp, read};
 use crate::value::{CacheValue, deserialize, is_valid};
+
+pub(crate) use found::{Age, Found, Handle};
 
 /// Where an entry was found, or what an event is about.
 ///
@@ -97,24 +100,6 @@ pub enum RemovalCause {
     Size,
 }
 
-/// A record as found by a lookup, not yet typed.
-#[derive(Clone)]
-pub(crate) struct Found {
-    pub(crate) record: Record,
-    pub(crate) accessed: u64,
-    pub(crate) tier: Tier,
-    /// `None`: the system's clock, and no time-to-idle.
-    pub(crate) age: Option<Arc<Age>>,
-}
-
-/// What entries of one cache measure their age with.
-pub(crate) struct Age {
-    /// Nanoseconds without an access after which an entry expires, or [`NEVER`].
-    pub(crate) time_to_idle: u64,
-    /// `None`: the system's clock.
-    pub(crate) clock: Option<Arc<dyn Clock>>,
-}
-
 /// An entry of a cache: the archived value behind `Deref`, and the entry's attributes.
 ///
 /// Holds the record by reference count: it stays valid, and unchanged, for as long as it is kept,
@@ -135,7 +120,7 @@ pub(crate) struct Age {
 /// # Ok::<(), larder::Error>(())
 /// ```
 pub struct Entry<V: ?Sized> {
-    found: Found,
+    handle: Handle,
     value: PhantomData<fn() -> V>,
 }
 
@@ -149,8 +134,8 @@ impl<V: ?Sized> Entry<V> {
     ///
     /// - V1 holds for the record and `V`; `V = [u8]` is always right.
     #[inline]
-    pub(crate) unsafe fn new(found: Found) -> Self {
-        Self { found, value: PhantomData }
+    pub(crate) unsafe fn new(handle: impl Into<Handle>) -> Self {
+        Self { handle: handle.into(), value: PhantomData }
     }
 
     /// The key's bytes (for typed caches: as encoded by [`CacheKey`](crate::CacheKey)).
@@ -166,7 +151,7 @@ impl<V: ?Sized> Entry<V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn key(&self) -> &[u8] {
-        self.found.record.key()
+        self.handle.record().key()
     }
 
     /// What the entry counts against the byte limits: key bytes and value bytes, or its weight.
@@ -182,7 +167,7 @@ impl<V: ?Sized> Entry<V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn size_bytes(&self) -> u64 {
-        self.found.record.charge()
+        self.handle.record().charge()
     }
 
     /// When this value was inserted.
@@ -199,11 +184,12 @@ impl<V: ?Sized> Entry<V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn created_at(&self) -> Timestamp {
-        Timestamp::from_nanos(self.found.record.header().created)
+        Timestamp::from_nanos(self.handle.record().header().created)
     }
 
     /// When the entry was last accessed: the timestamp that decides its place in the eviction
-    /// order. For an entry that `get` gave, the timestamp of that `get`.
+    /// order. For an entry that `get` gave, the timestamp of that `get`, or of a later one of the same
+    /// value in memory.
     ///
     /// # Examples
     ///
@@ -217,7 +203,7 @@ impl<V: ?Sized> Entry<V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn accessed_at(&self) -> Timestamp {
-        Timestamp::from_nanos(self.found.accessed)
+        Timestamp::from_nanos(self.handle.accessed())
     }
 
     /// When the entry expires unless it is accessed before; `None` if it never does. A shorter
@@ -241,9 +227,9 @@ impl<V: ?Sized> Entry<V> {
     }
 
     fn expiry(&self) -> u64 {
-        let time_to_idle = self.found.age.as_ref().map_or(NEVER, |age| age.time_to_idle);
-        let idle = self.found.accessed.saturating_add(time_to_idle);
-        self.found.record.deadline().min(idle)
+        let time_to_idle = self.handle.age().map_or(NEVER, |age| age.time_to_idle);
+        let idle = self.handle.accessed().saturating_add(time_to_idle);
+        self.handle.record().deadline().min(idle)
     }
 
     /// How long it is until the entry expires, by the cache's clock: `None` if it never does,
@@ -283,7 +269,7 @@ impl<V: ?Sized> Entry<V> {
     }
 
     fn now(&self) -> u64 {
-        read(self.found.age.as_ref().and_then(|age| age.clock.as_ref()))
+        read(self.handle.age().and_then(|age| age.clock.as_ref()))
     }
 
     /// The entry's tags, sorted.
@@ -300,7 +286,7 @@ impl<V: ?Sized> Entry<V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn tags(&self) -> impl Iterator<Item = &str> {
-        attribute_lists(self.found.record.attributes()).0
+        attribute_lists(self.handle.record().attributes()).0
     }
 
     /// The entry's metadata, sorted by name.
@@ -317,7 +303,7 @@ impl<V: ?Sized> Entry<V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut words = attribute_lists(self.found.record.attributes()).1;
+        let mut words = attribute_lists(self.handle.record().attributes()).1;
         std::iter::from_fn(move || Some((words.next()?, words.next()?)))
     }
 
@@ -334,7 +320,7 @@ impl<V: ?Sized> Entry<V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn tier(&self) -> Tier {
-        self.found.tier
+        self.handle.tier()
     }
 }
 
@@ -367,8 +353,9 @@ impl<V: CacheValue> Entry<V> {
 impl<V: CacheValue> Deref for Entry<V> {
     type Target = Archived<V>;
 
+    #[inline]
     fn deref(&self) -> &Archived<V> {
-        let bytes = self.found.record.value();
+        let bytes = self.handle.record().value();
         debug_assert!(bytes.as_ptr().addr().is_multiple_of(16), "V3");
         debug_assert!(is_valid::<V>(bytes), "V1");
         // SAFETY: V1, V2 and V3.
@@ -379,9 +366,9 @@ impl<V: CacheValue> Deref for Entry<V> {
 impl Entry<[u8]> {
     /// Types what was found as bytes, which are valid whatever they are.
     #[inline]
-    pub(crate) fn bytes(found: Found) -> Self {
+    pub(crate) fn bytes(handle: impl Into<Handle>) -> Self {
         // SAFETY: V1 asks nothing of bytes.
-        unsafe { Self::new(found) }
+        unsafe { Self::new(handle) }
     }
 
     /// A copy of the value.
@@ -405,14 +392,15 @@ impl Entry<[u8]> {
 impl Deref for Entry<[u8]> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        self.found.record.value()
+        self.handle.record().value()
     }
 }
 
 impl<V: ?Sized> Clone for Entry<V> {
     fn clone(&self) -> Self {
-        Self { found: self.found.clone(), value: PhantomData }
+        Self { handle: self.handle.clone(), value: PhantomData }
     }
 }
 

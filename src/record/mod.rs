@@ -8,18 +8,19 @@
 //!
 //! ```text
 //! allocation, 16-byte aligned
-//! | pad |--- key ---|--- control 24 ---|--- row, as on disk ---------------------------------------|
-//!                   ^ the handle's pointer, 16-byte aligned
-//!                   |refs 4|row_len 4|recency 8|leaves 8|
-//!                                      |crc 4|ver 1|flags 1|key_len 2|value_len 4|schema 4|stamp 8|
-//!                                      |[created 8][deadline 8][charge 8][attrs_len 8]| pad |
-//!                                      |value|[attributes]|
+//! |[memory 16]| pad |--- key ---|--- control 24 ---|--- row, as on disk ----------------------------|
+//!                               ^ the handle's pointer, 16-byte aligned
+//!                               |refs 4|taken 4|recency 8|place 4|check 4|
+//!                                                  |crc 4|ver 1|flags 1|key_len 2|value_len 4|schema 4|
+//!                                                  |stamp 8|
+//!                                                  |[created 8][deadline 8][charge 8][attrs_len 8]| pad |
+//!                                                  |value|[attributes]|
 //! ```
 //!
 //! The key is in front so that comparing it touches the cache line that the control words and the
-//! header are on, whatever the size of the value. `recency` and `leaves` are the memory tier's: its
-//! last access, and the deadline at which memory lets go. They are here because a hit fetches this
-//! line anyway.
+//! header are on, whatever the size of the value. What the memory tier keeps of an entry is here too
+//! (`held.rs`), since a hit fetches this line anyway; two words of it only in front of records that
+//! a tier below may have.
 //!
 //! The four words in brackets are there when their flag is set. Padding is zero and puts the value
 //! on a multiple of 16 from the pointer. Integers are little-endian. The checksum
@@ -27,13 +28,14 @@
 //!
 //! # Invariants
 //!
-//! - **R1** `ptr` points `lead(key_len)` bytes into an allocation of `size_of_allocation(row_len,
-//!   key_len)` bytes, all initialised except for the padding in front of the key.
-//! - **R2** the row and the key are never written once a second handle can exist; the counter and
-//!   the memory tier's two words are atomics.
-//! - **R3** the lengths in the header agree with `row_len`: header, padding, value and attributes
-//!   fill the row exactly, and attributes parse.
-//! - **R4** the allocation is freed by whoever takes the counter to zero, and by nobody else.
+//! - **R1** `ptr` points `lead()` bytes into an allocation of `lead()`, [`CONTROL`] and `row_len()`
+//!   bytes, all initialised except for the padding in front of the key.
+//! - **R2** the row, the key and whether there are words of [`Below`] are never written once a second
+//!   handle can exist; all other words are atomics.
+//! - **R3** the lengths in the header are right: header, padding, value and attributes fill the row
+//!   exactly, and attributes parse.
+//! - **R4** the allocation is freed by whoever takes the counter to zero, and by nobody else. What
+//!   `held.rs` does to the counter keeps it above zero while there is a handle.
 //!
 //! # Safety
 //!
@@ -46,10 +48,15 @@
 //! It has two counters, a fat pointer, and no alignment above 8.
 #![expect(unsafe_code, reason = "one aligned allocation behind a thin pointer; argued above")]
 
+mod held;
+
 use std::alloc::{self, Layout};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+pub(crate) use held::{FILED_MAX, Held};
 
 /// The record format that this build writes, and the newest that it reads.
 pub(crate) const RECORD_VERSION: u8 = 1;
@@ -70,14 +77,27 @@ const HEADER: usize = 24;
 const _: () = assert!(CONTROL % ALIGN == 8 && align_of::<Control>() <= ALIGN);
 
 /// What is in front of the row. Its words are never exchanged for a model's, which are larger; nobody
-/// waits for one of them.
+/// waits for one of them. All but `refs` are the memory tier's.
 #[repr(C)]
 struct Control {
     refs: AtomicU32,
-    row_len: u32,
+    taken: AtomicU32,
     recency: AtomicU64,
-    leaves: AtomicU64,
+    place: AtomicU32,
+    check: AtomicU32,
 }
+
+/// What the memory tier keeps of an entry that a tier below may have; in front of the key.
+#[repr(C)]
+struct Below {
+    leaves: AtomicU64,
+    handed: AtomicU64,
+}
+
+/// In `Control::place`: there are words of [`Below`].
+const HAS_BELOW: u32 = 1 << 31;
+const BELOW: usize = size_of::<Below>();
+const _: () = assert!(BELOW.is_multiple_of(ALIGN) && align_of::<Below>() <= ALIGN);
 
 const HAS_CREATED: u8 = 1;
 const HAS_DEADLINE: u8 = 2;
@@ -85,10 +105,14 @@ const HAS_CHARGE: u8 = 4;
 const HAS_ATTRIBUTES: u8 = 8;
 const FLAGS_KNOWN: u8 = HAS_CREATED | HAS_DEADLINE | HAS_CHARGE | HAS_ATTRIBUTES;
 
+/// For [`Record::fetch_ahead`].
+pub(crate) const VALUE_LINE: usize = 64;
+
 /// What stands for "no deadline".
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// A counted handle on one record.
+#[repr(transparent)]
 pub(crate) struct Record {
     ptr: NonNull<u8>,
 }
@@ -148,10 +172,22 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Where the value starts in the row of a record with these flags.
+#[inline]
 fn value_at(flags: u8) -> usize {
-    let words = (flags & FLAGS_KNOWN).count_ones() as usize;
-    (CONTROL + HEADER + 8 * words).next_multiple_of(ALIGN) - CONTROL
+    usize::from(VALUE_AT[usize::from(flags & FLAGS_KNOWN)])
 }
+
+/// By flags.
+static VALUE_AT: [u8; 1 + FLAGS_KNOWN as usize] = {
+    let mut all = [0; 1 + FLAGS_KNOWN as usize];
+    let mut flags = 0;
+    while flags < all.len() {
+        let header = CONTROL + HEADER + 8 * flags.count_ones() as usize;
+        all[flags] = (header.next_multiple_of(ALIGN) - CONTROL).to_le_bytes()[0];
+        flags += 1;
+    }
+    all
+};
 
 impl Header {
     /// Decodes the header of `row`, whose key has `key_len` bytes, and checks R3 except for the
@@ -213,13 +249,9 @@ fn checksum(key: &[u8], head: &[u8], rest: [&[u8]; 2]) -> u32 {
     crc.finalize()
 }
 
-/// Bytes in front of the handle's pointer: the key, padded.
-fn lead(key_len: usize) -> usize {
-    key_len.next_multiple_of(ALIGN)
-}
-
-fn size_of_allocation(row_len: usize, key_len: usize) -> usize {
-    lead(key_len) + CONTROL + row_len
+/// Bytes in front of the handle's pointer: the key, padded, and what may be in front of that.
+fn lead(key_len: usize, has_below: bool) -> usize {
+    key_len.next_multiple_of(ALIGN) + if has_below { BELOW } else { 0 }
 }
 
 /// The layout of an allocation of `size` bytes.
@@ -235,6 +267,17 @@ fn layout(size: usize) -> Layout {
 }
 
 impl Draft<'_> {
+    /// No value, from the beginning of time, for ever.
+    pub(crate) const EMPTY: Self = Self {
+        value: &[],
+        attributes: &[],
+        stamp: 0,
+        created: 0,
+        deadline: NEVER,
+        charge: None,
+        schema: 0,
+    };
+
     /// Makes the record of `key`.
     ///
     /// The caller has checked the limits: [`KEY_BYTES_MAX`], [`VALUE_BYTES_MAX`],
@@ -269,11 +312,12 @@ impl Draft<'_> {
             let crc = checksum(key, &head[..head_len], [self.value, self.attributes]);
             head[..4].copy_from_slice(&crc.to_le_bytes());
         }
-        Record::assemble([&head[..head_len], self.value, self.attributes], key)
+        Record::assemble([&head[..head_len], self.value, self.attributes], key, seal)
     }
 }
 
-/// Whether a new record gets its checksum: only those that may reach a file need one.
+/// Whether a new record gets its checksum, and words about the tier below: only those that may reach
+/// a file need them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seal {
     Checksummed,
@@ -288,47 +332,51 @@ impl Record {
 
     /// A record without a value, which stands for its key in the write queue.
     pub(crate) fn of_key(key: &[u8]) -> Self {
-        let draft = Draft {
-            value: &[],
-            attributes: &[],
-            stamp: 0,
-            created: 0,
-            deadline: NEVER,
-            charge: None,
-            schema: 0,
-        };
-        draft.finish(key, Seal::MemoryOnly)
+        Draft::EMPTY.finish(key, Seal::MemoryOnly)
     }
 
     /// Loads the record of `key` from a disk row: one copy, checked for shape and checksum.
     pub(crate) fn from_row(key: &[u8], row: &[u8]) -> Result<Self, BadRow> {
         Header::check(row, key)?;
-        Ok(Self::assemble([row, &[], &[]], key))
+        Ok(Self::assemble([row, &[], &[]], key, Seal::Checksummed))
     }
 
     /// Copies the parts of a row, for which R3 holds, and its key into a new allocation.
-    fn assemble(parts: [&[u8]; 3], key: &[u8]) -> Self {
-        let row_len = parts.iter().map(|p| p.len()).sum();
-        let layout = layout(size_of_allocation(row_len, key.len()));
-        let row_len = u32::try_from(row_len).unwrap_or_else(|_| unreachable!("R1: bounded"));
+    fn assemble(parts: [&[u8]; 3], key: &[u8], seal: Seal) -> Self {
+        let has_below = seal == Seal::Checksummed;
+        let row_len: usize = parts.iter().map(|p| p.len()).sum();
+        let lead = lead(key.len(), has_below);
+        let layout = layout(lead + CONTROL + row_len);
         // SAFETY: the size is at least `CONTROL`, so not zero.
         let raw = unsafe { alloc::alloc(layout) };
         let Some(base) = NonNull::new(raw) else { alloc::handle_alloc_error(layout) };
         // SAFETY: `lead` is inside the allocation, which has `CONTROL` bytes more.
-        let ptr = unsafe { base.add(lead(key.len())) };
-        let (recency, leaves) = (AtomicU64::new(0), AtomicU64::new(NEVER));
-        let control = Control { refs: AtomicU32::new(1), row_len, recency, leaves };
+        let ptr = unsafe { base.add(lead) };
+        if has_below {
+            let below = Below { leaves: AtomicU64::new(NEVER), handed: AtomicU64::new(0) };
+            // SAFETY: `lead` has room for it, the allocation is 16-aligned; nobody else has it yet.
+            unsafe { base.cast::<Below>().write(below) };
+        }
+        let control = Control {
+            refs: AtomicU32::new(1),
+            taken: AtomicU32::new(0),
+            recency: AtomicU64::new(0),
+            place: AtomicU32::new(if has_below { HAS_BELOW } else { 0 }),
+            check: AtomicU32::new(0),
+        };
         // SAFETY: `ptr` is 16-aligned, as the allocation and `lead` are; nobody else has it yet.
         unsafe { ptr.cast::<Control>().write(control) };
-        let mut at = lead(key.len()) - key.len();
-        for (part, gap) in [key].into_iter().chain(parts).zip([0, CONTROL, 0, 0]) {
+        let mut at = lead - key.len();
+        for (part, gap) in [(key, 0), (parts[0], CONTROL), (parts[1], 0), (parts[2], 0)] {
             at += gap;
             assert!(at + part.len() <= layout.size(), "R1: parts fit the allocation");
-            // SAFETY: `at` is inside the allocation, or its end where `part` is empty.
-            let target = unsafe { base.add(at) };
-            // SAFETY: `part.len()` bytes fit behind `at` by the assertion; a fresh allocation
-            // overlaps nothing.
-            unsafe { target.copy_from_nonoverlapping(NonNull::from(part).cast(), part.len()) };
+            if !part.is_empty() {
+                // SAFETY: `at` is inside the allocation.
+                let target = unsafe { base.add(at) };
+                // SAFETY: `part.len()` bytes fit behind `at` by the assertion; a fresh allocation
+                // overlaps nothing.
+                unsafe { target.copy_from_nonoverlapping(NonNull::from(part).cast(), part.len()) };
+            }
             at += part.len();
         }
         assert!(at == layout.size(), "R1: the allocation is filled to its end");
@@ -341,29 +389,63 @@ impl Record {
         unsafe { self.ptr.cast().as_ref() }
     }
 
-    fn row_len(&self) -> usize {
-        self.control().row_len as usize
+    /// The handle as a pointer, which is to be made a handle again.
+    #[inline]
+    pub(crate) fn into_pointer(self) -> NonNull<u8> {
+        ManuallyDrop::new(self).ptr
     }
 
-    /// The last access, as the memory tier has it; only for that tier, under the shard's lock.
+    /// The handle that was made a pointer.
+    ///
+    /// # Safety
+    ///
+    /// - `ptr` is from [`Self::into_pointer`], and each is given here once.
     #[inline]
+    pub(crate) unsafe fn from_pointer(ptr: NonNull<u8>) -> Self {
+        Self { ptr }
+    }
+
+    /// The last access, for as long as the memory tier holds the record.
     pub(crate) fn recency(&self) -> u64 {
         self.control().recency.load(Ordering::Relaxed)
     }
 
-    #[inline]
-    pub(crate) fn set_recency(&self, stamp: u64) {
-        self.control().recency.store(stamp, Ordering::Relaxed);
+    fn has_below(&self) -> bool {
+        self.control().place.load(Ordering::Relaxed) & HAS_BELOW != 0
     }
 
-    /// When the entry leaves memory, or [`NEVER`]; as [`Self::recency`].
-    #[inline]
-    pub(crate) fn leaves(&self) -> u64 {
-        self.control().leaves.load(Ordering::Relaxed)
+    /// The words about the tier below, if there are any.
+    fn below(&self) -> Option<&Below> {
+        if !self.has_below() {
+            return None;
+        }
+        // SAFETY: R1, R2: with such words the allocation begins with them, `lead` in front.
+        let at = unsafe { self.ptr.sub(lead(self.key_len(), true)) };
+        // SAFETY: R1, R2: initialised and aligned; what is written later is atomic.
+        Some(unsafe { at.cast().as_ref() })
     }
 
-    pub(crate) fn set_leaves(&self, deadline: u64) {
-        self.control().leaves.store(deadline, Ordering::Relaxed);
+    fn row_len(&self) -> usize {
+        let fixed = self.fixed();
+        value_at(fixed[5]) + self.value_len() + self.attributes_len()
+    }
+
+    #[inline]
+    fn value_len(&self) -> usize {
+        let fixed = self.fixed();
+        u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]) as usize
+    }
+
+    fn attributes_len(&self) -> usize {
+        let flags = self.fixed()[5];
+        if flags & HAS_ATTRIBUTES == 0 {
+            return 0;
+        }
+        let words = (flags & FLAGS_KNOWN).count_ones() as usize;
+        // SAFETY: R3: the last of the words that the flags tell of; all are in front of the value.
+        let word = unsafe { self.bytes(HEADER + 8 * (words - 1), 8) };
+        let len = word.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
+        usize::try_from(len).unwrap_or_default()
     }
 
     /// `len` bytes from `at` bytes behind the start of the row.
@@ -371,6 +453,7 @@ impl Record {
     /// # Safety
     ///
     /// - `at + len` is at most `row_len()`.
+    #[inline]
     unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
         // SAFETY: R1 and the caller's promise: inside the allocation.
         let start = unsafe { self.ptr.add(CONTROL + at) };
@@ -385,20 +468,22 @@ impl Record {
     }
 
     /// The bytes of the fixed header.
+    #[inline]
     fn fixed(&self) -> &[u8; HEADER] {
-        debug_assert!(self.row_len() >= HEADER, "R3");
         // SAFETY: R1, R3: every row has at least its fixed header.
         let at = unsafe { self.ptr.add(CONTROL) };
         // SAFETY: R1, R2, R3: initialised, immutable bytes; the type has no alignment.
         unsafe { at.cast().as_ref() }
     }
 
+    #[inline]
     fn key_len(&self) -> usize {
         let fixed = self.fixed();
         usize::from(u16::from_le_bytes([fixed[6], fixed[7]]))
     }
 
     /// The key's bytes.
+    #[inline]
     pub(crate) fn key(&self) -> &[u8] {
         let len = self.key_len();
         // SAFETY: R1: the key's bytes are right in front of the pointer.
@@ -407,14 +492,33 @@ impl Record {
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 
+    /// Has the processor fetch the line of the control words, or with [`VALUE_LINE`] the one behind it,
+    /// where a value of a few bytes begins, or the header ends: else it would wait for one after the
+    /// other.
+    #[inline]
+    pub(crate) fn fetch_ahead(&self, offset: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = self.ptr.as_ptr().wrapping_add(offset);
+            // SAFETY: a hint about an address; nothing is read.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        }
+    }
+
     /// Whether this is the record of `key`. Short keys are compared in line, as two words that may
     /// overlap.
     #[inline]
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
-        let own = self.key();
-        if own.len() != key.len() {
+        if self.key_len() != key.len() {
             return false;
         }
+        // By the length that was asked for, which is the same: so the key is fetched beside the header,
+        // not after it.
+        // SAFETY: R1: the key's bytes are right in front of the pointer.
+        let start = unsafe { self.ptr.sub(key.len()) };
+        // SAFETY: R1 and R2: initialised, immutable, alive for as long as this handle.
+        let own = unsafe { std::slice::from_raw_parts(start.as_ptr(), key.len()) };
         match (own.first_chunk::<8>(), own.last_chunk::<8>()) {
             (Some(first), Some(last)) if own.len() <= 16 => {
                 key.first_chunk() == Some(first) && key.last_chunk() == Some(last)
@@ -424,23 +528,17 @@ impl Record {
     }
 
     /// The value's bytes, 16-byte aligned.
+    #[inline]
     pub(crate) fn value(&self) -> &[u8] {
-        let fixed = self.fixed();
-        let at = value_at(fixed[5]);
-        let len = u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]) as usize;
-        debug_assert!(at + len <= self.row_len(), "R3");
         // SAFETY: R3: the value lies inside the row.
-        unsafe { self.bytes(at, len) }
+        unsafe { self.bytes(value_at(self.fixed()[5]), self.value_len()) }
     }
 
     /// The encoded tags and metadata; empty for none.
     pub(crate) fn attributes(&self) -> &[u8] {
-        let fixed = self.fixed();
-        if fixed[5] & HAS_ATTRIBUTES == 0 {
-            return &[];
-        }
-        let value = u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]) as usize;
-        self.row().get(value_at(fixed[5]) + value..).unwrap_or_default()
+        let behind = value_at(self.fixed()[5]) + self.value_len();
+        // SAFETY: R3: they are what is behind the value.
+        unsafe { self.bytes(behind, self.attributes_len()) }
     }
 
     /// The stamp that the record was written with.
@@ -450,10 +548,8 @@ impl Record {
 
     /// What the entry counts against byte limits.
     pub(crate) fn charge(&self) -> u64 {
-        let fixed = self.fixed();
-        if fixed[5] & HAS_CHARGE == 0 {
-            let value = u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]);
-            return self.key_len() as u64 + u64::from(value);
+        if self.fixed()[5] & HAS_CHARGE == 0 {
+            return self.key_len() as u64 + self.value_len() as u64;
         }
         self.header().charge
     }
@@ -476,7 +572,7 @@ impl Record {
 
     /// The bytes that the record takes up in memory.
     pub(crate) fn allocated_bytes(&self) -> usize {
-        size_of_allocation(self.row_len(), self.key_len())
+        lead(self.key_len(), self.has_below()) + CONTROL + self.row_len()
     }
 
     /// The same entry with another stamp and deadline.
@@ -508,10 +604,9 @@ impl Record {
 impl Clone for Record {
     #[inline]
     fn clone(&self) -> Self {
-        // Half the counter's range is room for every thread that could be between the two lines.
-        if self.counter().fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
+        if !held::can_count(self.counter().fetch_add(1, Ordering::Relaxed)) {
             self.counter().fetch_sub(1, Ordering::Relaxed);
-            return Self::assemble([self.row(), &[], &[]], self.key());
+            return self.copied();
         }
         Self { ptr: self.ptr }
     }
@@ -520,21 +615,30 @@ impl Clone for Record {
 impl Drop for Record {
     #[inline]
     fn drop(&mut self) {
-        if self.counter().fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        // The only handle: nobody can come to another one meanwhile.
+        if self.counter().load(Ordering::Acquire) != 1 {
+            if self.counter().fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
+            fence(Ordering::Acquire);
         }
-        fence(Ordering::Acquire);
         self.free();
     }
 }
 
 impl Record {
-    /// Frees the allocation; only for the last handle.
+    /// The same in an allocation of its own.
     #[cold]
+    fn copied(&self) -> Self {
+        let seal = if self.has_below() { Seal::Checksummed } else { Seal::MemoryOnly };
+        Self::assemble([self.row(), &[], &[]], self.key(), seal)
+    }
+
+    /// Frees the allocation; only for the last handle.
     fn free(&mut self) {
         let layout = layout(self.allocated_bytes());
         // SAFETY: R1: the allocation starts there.
-        let base = unsafe { self.ptr.sub(lead(self.key_len())) };
+        let base = unsafe { self.ptr.sub(lead(self.key_len(), self.has_below())) };
         // SAFETY: R4: this was the last handle. R1: the allocation was made with this very layout,
         // whose lengths have not changed (R2).
         unsafe { alloc::dealloc(base.as_ptr(), layout) };
@@ -617,11 +721,13 @@ mod tests {
     #[test]
     fn a_full_counter_makes_a_copy_instead_of_wrapping() {
         let made = draft(b"v", b"").finish(b"key", Seal::MemoryOnly);
-        made.counter().store(u32::MAX / 2 + 1, Ordering::Relaxed);
-        let copy = made.clone();
-        assert_ne!(copy.ptr, made.ptr);
-        assert_eq!(copy.value(), b"v");
-        assert_eq!(made.counter().load(Ordering::Relaxed), u32::MAX / 2 + 1);
+        for many in [(1 << 28) + 1, (1 << 31) + (1 << 28) + 1] {
+            made.counter().store(many, Ordering::Relaxed);
+            let copy = made.clone();
+            assert_ne!(copy.ptr, made.ptr);
+            assert_eq!(copy.value(), b"v");
+            assert_eq!(made.counter().load(Ordering::Relaxed), many);
+        }
         made.counter().store(1, Ordering::Relaxed);
     }
 

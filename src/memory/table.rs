@@ -1,0 +1,119 @@
+//! The records of one shard: by key, and by number while nothing is inserted.
+//!
+//! The table holds the records themselves and compares keys in them, so that a hit goes from the bucket
+//! to the record and nowhere else. What it goes by is kept in the record, 32 bits of the hash, so that a
+//! growing table hashes nothing anew.
+//!
+//! # Invariants
+//!
+//! - **B1** every record is filed under the bits of its key's hash, and no two have one key.
+
+use hashbrown::HashTable;
+
+use crate::hash::Check;
+use crate::record::{Held, Record, VALUE_LINE};
+
+/// An entry that has left its shard, with what was kept of it there.
+pub(crate) use crate::record::Held as Removed;
+
+/// The number of an entry in one shard, until something is inserted there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SlotId(usize);
+
+/// The `handed` stamp of an entry that the tier below does not have.
+pub(crate) const NOT_BELOW: Option<u64> = None;
+
+/// The records.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    records: HashTable<Held>,
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    // Not inlined, so that the search of the table is inlined here.
+    #[inline(never)]
+    pub(super) fn find(&self, check: Check, key: &[u8]) -> Option<SlotId> {
+        let found = self.records.find_bucket_index(check.table_hash(), |held| held.has_key(key));
+        found.map(SlotId)
+    }
+
+    /// Likewise, the record itself.
+    #[inline]
+    pub(super) fn find_mut(&mut self, check: Check, key: &[u8]) -> Option<&mut Held> {
+        let is_it = |held: &Held| {
+            held.fetch_ahead(VALUE_LINE);
+            held.has_key(key)
+        };
+        self.records.find_mut(check.table_hash(), is_it)
+    }
+
+    /// Has the processor fetch an entry with these bits, or one that looks like it.
+    #[inline]
+    pub(super) fn fetch_ahead(&self, check: Check) {
+        if let Some(held) = self.records.iter_hash(check.table_hash()).next() {
+            held.fetch_ahead(0);
+        }
+    }
+
+    /// An entry with these bits that is filed under this number.
+    pub(super) fn find_filed(&self, check: Check, number: u32) -> Option<SlotId> {
+        let is_it = |held: &Held| held.filed() == number && held.check() == check.0;
+        self.records.find_bucket_index(check.table_hash(), is_it).map(SlotId)
+    }
+
+    /// How many of those there are.
+    pub(super) fn count_filed(&self, check: Check, number: u32) -> usize {
+        let is_it = |held: &&Held| held.filed() == number && held.check() == check.0;
+        self.records.iter_hash(check.table_hash()).filter(is_it).count()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, id: SlotId) -> &Held {
+        match self.records.get_bucket(id.0) {
+            Some(held) => held,
+            None => unreachable!("{id:?} is from before an insertion"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: SlotId) -> &mut Held {
+        match self.records.get_bucket_mut(id.0) {
+            Some(held) => held,
+            None => unreachable!("{id:?} is from before an insertion"),
+        }
+    }
+
+    /// Puts a record in whose key is not there yet.
+    pub(super) fn put(&mut self, held: Held) -> SlotId {
+        let hash_of = |held: &Held| Check(held.check()).table_hash();
+        let entry = self.records.insert_unique(hash_of(&held), held, hash_of);
+        SlotId(entry.bucket_index())
+    }
+
+    /// Takes a record out.
+    #[inline]
+    pub(super) fn take(&mut self, id: SlotId) -> Removed {
+        match self.records.get_bucket_entry(id.0) {
+            Ok(entry) => entry.remove().0,
+            Err(_) => unreachable!("{id:?} is from before an insertion"),
+        }
+    }
+
+    /// Exchanges a record for another one of the same key; gives the old one. Recency and place stay.
+    pub(super) fn replace(&mut self, id: SlotId, record: Record) -> Record {
+        let held = self.get_mut(id);
+        let mut new = Held::new(record, held.check());
+        new.set_recency(held.recency());
+        new.set_filed(held.filed());
+        std::mem::replace(held, new).into_record()
+    }
+
+    /// The numbers of all.
+    pub(super) fn ids(&self) -> impl Iterator<Item = SlotId> {
+        self.records.iter_buckets().map(SlotId)
+    }
+}
