@@ -399,6 +399,11 @@ impl Ticker {
         first
     }
 
+    /// No stamp that was given out is newer.
+    pub(crate) fn newest(&self) -> u64 {
+        self.words.last.load(Ordering::Acquire)
+    }
+
     fn injected_stamp(&self, now: u64) -> (u64, u64) {
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.words.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);

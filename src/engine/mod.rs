@@ -151,6 +151,8 @@ pub(crate) struct Moment {
     stamp: u64,
     /// What deadlines are measured against.
     wall: u64,
+    /// The caller's own.
+    is_explicit: bool,
 }
 
 /// What left under a lock, to be dropped and told when it is gone. Mostly that is one entry.
@@ -188,10 +190,16 @@ impl Core {
     #[inline]
     fn moment(&self, at: Option<Timestamp>) -> Moment {
         if let Some(at) = at {
-            return Moment { stamp: at.as_nanos(), wall: at.as_nanos() };
+            return Moment { stamp: at.as_nanos(), wall: at.as_nanos(), is_explicit: true };
         }
         let (stamp, wall) = self.clock.stamp_and_wall();
-        Moment { stamp, wall }
+        Moment { stamp, wall, is_explicit: false }
+    }
+
+    /// Whether an access of this moment came late to an entry that was accessed at `stamp` meanwhile. What
+    /// is newer than all that the clock gave is a caller's stamp, and a clock's takes the place of it.
+    fn is_late(&self, moment: Moment, stamp: u64) -> bool {
+        !moment.is_explicit && moment.stamp < stamp && stamp <= self.clock.newest()
     }
 
     /// When what is written in this moment counts as created: with the system's clock, at its stamp,

@@ -77,7 +77,7 @@ impl Core {
             }
             Hit::WentBack(taken) => {
                 side.counts.memory_hits += 1;
-                self.hit_back(locked.for_all(), hash, key, moment.stamp);
+                self.hit_back(locked.for_all(), hash, key, moment);
                 return Ok(taken);
             }
             Hit::Over => true,
@@ -88,9 +88,11 @@ impl Core {
 
     /// The rest of a hit with an older stamp than the last.
     #[cold]
-    fn hit_back(&self, mut locked: Locked<'_, Side>, hash: KeyHash, key: &[u8], stamp: u64) {
-        if let Some(id) = locked.shard.find(hash, key) {
-            self.accessed(&mut locked, id, stamp);
+    fn hit_back(&self, mut locked: Locked<'_, Side>, hash: KeyHash, key: &[u8], moment: Moment) {
+        if let Some(id) = locked.shard.find(hash, key)
+            && !self.is_late(moment, locked.shard.stamp(id))
+        {
+            self.accessed(&mut locked, id, moment.stamp);
         }
     }
 

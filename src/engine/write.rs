@@ -357,7 +357,7 @@ impl Core {
 
     /// Puts a record into memory, if it fits there, and notes its operation.
     pub(super) fn place(&self, write: Write, ticket: Ticket<'_>, garbage: &mut Garbage) -> Entered {
-        let Write { hash, record, moment, expect, counted } = write;
+        let Write { hash, record, mut moment, expect, counted } = write;
         let charge = record.charge();
         let fits = self.fits_memory(charge, self.memory.recent_limits());
         // Set when it is older than all that is there: whether there was an old value of its own then.
@@ -372,6 +372,9 @@ impl Core {
             let is_victim = victim_beside_old.is_some_and(|beside_old| beside_old || old.is_none());
             let enters = fits && !is_victim;
             if let Some(old) = old.filter(|_| enters) {
+                if self.is_late(moment, locked.shard.stamp(old)) {
+                    moment.stamp = locked.shard.stamp(old);
+                }
                 locked.shard.restamp(old, moment.stamp);
             }
             let (stamp, key) = (moment.stamp, record.key());

@@ -188,8 +188,8 @@ impl<V: ?Sized> Entry<V> {
     }
 
     /// When the entry was last accessed: the timestamp that decides its place in the eviction
-    /// order. For an entry that `get` gave, the timestamp of that `get`, or of a later one of the same
-    /// value in memory.
+    /// order. An entry that `get` gave from memory shows it as memory has it, or had it when the value
+    /// left: accesses that came later count.
     ///
     /// # Examples
     ///

@@ -108,6 +108,8 @@ impl Account {
     /// Whether a newcomer fits; without one, whether all are within the limits.
     fn has_room(&self, newcomer: Option<&Newcomer<'_>>) -> bool {
         match newcomer {
+            // More than there is: the old entry has left meanwhile, and who asks is to look again.
+            Some(newcomer) if newcomer.old.is_some_and(|old| old > self.bytes) => true,
             Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
             None => !self.limits.exceeded(self.entries, self.bytes),
         }
@@ -242,7 +244,7 @@ impl<S> Locked<'_, S> {
                 return Room::Reserved;
             }
             // Who took the room since the bounds were read has shown its own before (M1).
-            if !memory.are_at_least(stamp, locked.index) {
+            if !memory.are_above(stamp, locked.index) {
                 continue;
             }
             account.release(charge);
@@ -454,13 +456,13 @@ impl<S> Memory<S> {
         }
     }
 
-    /// Whether all bounds but one are at least this.
+    /// Whether all bounds but one are above this.
     #[inline]
-    fn are_at_least(&self, stamp: u64, but: usize) -> bool {
-        // Without branches: which one is below cannot be predicted.
-        let is_below = |bound: &AtomicU64| usize::from(bound.load(Ordering::Acquire) < stamp);
-        let below: usize = self.bounds.iter().map(is_below).sum();
-        below == self.bounds.get(but).map_or(0, is_below)
+    fn are_above(&self, stamp: u64, but: usize) -> bool {
+        // Without branches: which one is not cannot be predicted.
+        let is_not = |bound: &AtomicU64| usize::from(bound.load(Ordering::Acquire) <= stamp);
+        let not: usize = self.bounds.iter().map(is_not).sum();
+        not == self.bounds.get(but).map_or(0, is_not)
     }
 
     /// The smallest bounds.

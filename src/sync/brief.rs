@@ -2,7 +2,7 @@
 //! go.
 //!
 //! Letting go is a plain store, so nobody can be woken by it, and who waits has to look: first without
-//! a pause, then letting others run, then at intervals that grow to a millisecond. That suits locks
+//! a pause, then letting others run, then at intervals that grow to 0.1 ms. That suits locks
 //! that are nearly always free and soon free again; where one is held longer, as by a batch, waiting may
 //! take that much longer. The usual mutex exchanges a word to let go, since somebody may be asleep: 5 ns
 //! of the 30 that a hit takes.
@@ -24,7 +24,7 @@ const SPINS: u32 = 6;
 /// Looks between which others are let run before it sleeps.
 const YIELDS: u32 = 32;
 const SLEEP_MIN: Duration = Duration::from_micros(20);
-const SLEEP_MAX: Duration = Duration::from_millis(1);
+const SLEEP_MAX: Duration = Duration::from_micros(100);
 
 /// Whether somebody has the lock.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! What the eight do, and what is checked, is in `tests/torture/threads.rs`. `LARDER_SEED` sets the
 //! seed, `LARDER_THREAD_MS` how long each of the configurations is kept busy.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
@@ -122,6 +122,43 @@ fn a_clear_in_the_midst_of_a_batch_leaves_the_tiers_agreed() {
         let there = there as u64;
         assert_eq!((cache.disk_len(), cache.len(), cache.memory_len()), (there, there, there));
     }
+    drop(watchdog);
+}
+
+/// An operation that took its stamp early and comes late does not move an entry back behind what came
+/// between.
+#[test]
+fn a_late_operation_moves_nothing_back() {
+    let watchdog = Watchdog::start("late operations".to_owned());
+    let cache = ByteCache::builder().memory_max_entries(10).shards(2).open().unwrap();
+    let is_over = AtomicBool::new(false);
+    let accessed = |key: &[u8]| cache.peek(key).unwrap().unwrap().accessed_at();
+    let mut moved_back = None;
+    for key in [b"hot", b"own"] {
+        cache.insert(key, b"value").unwrap();
+    }
+    std::thread::scope(|scope| {
+        for writes in [false, true] {
+            let (cache, is_over) = (&cache, &is_over);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    if writes {
+                        cache.insert(b"hot", b"value").unwrap();
+                    } else {
+                        cache.get(b"hot").unwrap();
+                    }
+                }
+            });
+        }
+        let is_moved_back = |_: &u32| {
+            cache.get(b"own").unwrap();
+            cache.get(b"hot").unwrap();
+            accessed(b"hot") <= accessed(b"own")
+        };
+        moved_back = (0..200_000).find(is_moved_back);
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(moved_back, None, "the round in which it was moved back");
     drop(watchdog);
 }
 

@@ -143,7 +143,10 @@ impl Lru {
             return run.take(stamp, check);
         }
         // First, since the table does not know of the new item yet.
-        if self.front.len() >= FRONT_ITEMS_MAX && self.split_front(table) {
+        let is_of_one_stamp =
+            self.front.first().map(|item| item.start) == self.front.last().map(|item| item.start);
+        let is_long = self.front.len() >= FRONT_ITEMS_MAX && !is_of_one_stamp;
+        if is_long && self.split_front(table) {
             return self.file_older(table, stamp, check, key);
         }
         let at = self.front.partition_point(|item| {
