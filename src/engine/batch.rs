@@ -116,9 +116,7 @@ impl Core {
             side.counts.inserts += doubles;
         }
         while let Some((removed, side)) = all.evict() {
-            side.counts.memory_evictions += 1;
-            self.count_touches(side.let_go(&removed, |key| self.memory.hash(key)));
-            garbage.note(removed, Tier::Memory, RemovalCause::Size);
+            self.evicted(side, removed, garbage);
         }
         drop(all);
         Ok(seqs.map(|first| first + count - 1))

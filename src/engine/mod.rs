@@ -297,11 +297,17 @@ impl Core {
         }
     }
 
+    /// Keeps the recency of what left memory, if the disk does not have it.
+    #[inline]
+    fn let_go(&self, side: &mut Side, removed: &Removed) {
+        self.count_touches(side.let_go(removed, |key| self.memory.hash(key)));
+    }
+
     /// Counts what left memory by a limit, and keeps its recency.
     #[inline]
     fn evicted(&self, side: &mut Side, removed: Removed, garbage: &mut Garbage) {
         side.counts.memory_evictions += 1;
-        self.count_touches(side.let_go(&removed, |key| self.memory.hash(key)));
+        self.let_go(side, &removed);
         garbage.note(removed, Tier::Memory, RemovalCause::Size);
     }
 

@@ -355,7 +355,7 @@ impl Core {
             }
             _ => {
                 if !over {
-                    self.count_touches(locked.side.let_go(&removed, |key| self.memory.hash(key)));
+                    self.let_go(&mut locked.side, &removed);
                 }
                 garbage.note(removed, Tier::Memory, RemovalCause::Expired);
             }

@@ -41,7 +41,7 @@ impl<S> AllLocked<'_, S> {
     }
 
     fn index(&self, hash: KeyHash) -> usize {
-        hash.shard(self.shards.len() - 1)
+        self.memory.index(hash)
     }
 
     /// The shard of a key, to look at.

@@ -344,10 +344,16 @@ impl<S> Memory<S> {
         self.shards.len()
     }
 
+    /// The number of a key's shard.
+    #[inline]
+    fn index(&self, hash: KeyHash) -> usize {
+        hash.shard(self.shards.len() - 1)
+    }
+
     /// Locks the shard of a key.
     #[inline]
     pub(crate) fn lock(&self, hash: KeyHash) -> Locked<'_, S> {
-        self.lock_nth(hash.shard(self.shards.len() - 1))
+        self.lock_nth(self.index(hash))
     }
 
     /// Locks a shard by its number.
@@ -359,7 +365,7 @@ impl<S> Memory<S> {
     /// Locks the shard of a key for a hit.
     #[inline]
     pub(crate) fn lock_for_hit(&self, hash: KeyHash) -> LockedForHit<'_, S> {
-        let index = hash.shard(self.shards.len() - 1);
+        let index = self.index(hash);
         LockedForHit { guarded: self.shards[index].lock(), index, memory: self }
     }
 
@@ -513,9 +519,7 @@ impl<S> Memory<S> {
         let (mut entries, mut bytes) = (0, 0);
         for (index, bound) in self.bounds.iter().enumerate() {
             let locked = self.lock_nth(index);
-            let hash = |key: &[u8]| {
-                Some(self.hash(key)).filter(|hash| hash.shard(self.shards.len() - 1) == index)
-            };
+            let hash = |key: &[u8]| Some(self.hash(key)).filter(|hash| self.index(*hash) == index);
             locked.shard.validate(hash)?;
             entries += locked.shard.len();
             bytes += locked.shard.bytes();

@@ -61,13 +61,13 @@ impl Table {
 
     /// An entry with these bits that is filed under this number.
     pub(super) fn find_filed(&self, check: Check, number: u32) -> Option<SlotId> {
-        let is_it = |held: &Held| held.filed() == number && held.check() == check.0;
+        let is_it = |held: &Held| held.is_filed(check.0, number);
         self.records.find_bucket_index(check.table_hash(), is_it).map(SlotId)
     }
 
     /// How many of those there are.
     pub(super) fn count_filed(&self, check: Check, number: u32) -> usize {
-        let is_it = |held: &&Held| held.filed() == number && held.check() == check.0;
+        let is_it = |held: &&Held| held.is_filed(check.0, number);
         self.records.iter_hash(check.table_hash()).filter(is_it).count()
     }
 

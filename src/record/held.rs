@@ -139,6 +139,12 @@ impl Held {
         self.control().place.load(Ordering::Relaxed) & FILED_MAX
     }
 
+    /// Whether it has these bits, and the order has filed it under this number.
+    #[inline]
+    pub(crate) fn is_filed(&self, check: u32, number: u32) -> bool {
+        self.filed() == number && self.check() == check
+    }
+
     pub(crate) fn set_filed(&mut self, number: u32) {
         debug_assert!(number <= FILED_MAX);
         self.set_place(number, FILED_MAX);

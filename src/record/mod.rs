@@ -485,7 +485,17 @@ impl Record {
     /// The key's bytes.
     #[inline]
     pub(crate) fn key(&self) -> &[u8] {
-        let len = self.key_len();
+        // SAFETY: that is its length.
+        unsafe { self.key_of(self.key_len()) }
+    }
+
+    /// The key's bytes, by a length that is known already.
+    ///
+    /// # Safety
+    ///
+    /// - `len` is `key_len()`.
+    #[inline]
+    unsafe fn key_of(&self, len: usize) -> &[u8] {
         // SAFETY: R1: the key's bytes are right in front of the pointer.
         let start = unsafe { self.ptr.sub(len) };
         // SAFETY: R1 and R2: initialised, immutable, alive for as long as this handle.
@@ -513,12 +523,9 @@ impl Record {
         if self.key_len() != key.len() {
             return false;
         }
-        // By the length that was asked for, which is the same: so the key is fetched beside the header,
-        // not after it.
-        // SAFETY: R1: the key's bytes are right in front of the pointer.
-        let start = unsafe { self.ptr.sub(key.len()) };
-        // SAFETY: R1 and R2: initialised, immutable, alive for as long as this handle.
-        let own = unsafe { std::slice::from_raw_parts(start.as_ptr(), key.len()) };
+        // By the length that was asked for, so the key is fetched beside the header, not after it.
+        // SAFETY: both lengths are the same.
+        let own = unsafe { self.key_of(key.len()) };
         match (own.first_chunk::<8>(), own.last_chunk::<8>()) {
             (Some(first), Some(last)) if own.len() <= 16 => {
                 key.first_chunk() == Some(first) && key.last_chunk() == Some(last)
