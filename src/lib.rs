@@ -48,6 +48,7 @@ mod memory;
 mod record;
 mod stats;
 mod store;
+mod strategy;
 mod sync;
 mod time;
 mod trace;
@@ -64,6 +65,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use health::{Health, TierHealth};
 pub use key::CacheKey;
 pub use stats::Stats;
+pub use strategy::{
+    CustomStrategy, EntryId, Entries, EvictionOrder, HITS_MAX, Leaving, NewEntry, Strategy, Victim,
+};
 pub use time::{Clock, ManualClock, Timestamp};
 pub use value::CacheValue;
 

@@ -10,7 +10,7 @@ use std::{fs, io};
 /// dependencies run one way. Modules of one layer may name each other, except the tiers.
 const LAYERS: &[&[&str]] = &[
     &["error", "time", "hash", "health", "sync", "stats", "trace"],
-    &["record", "layout", "key", "value", "attributes", "entry"],
+    &["record", "layout", "key", "value", "attributes", "entry", "strategy"],
     TIERS,
     &["config"],
     &["engine"],
