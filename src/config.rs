@@ -12,6 +12,7 @@ use crate::health::Health;
 use crate::record::KEY_BYTES_MAX;
 use crate::stats::Limits;
 use crate::store::disk::Place;
+use crate::strategy::Strategy;
 use crate::time::Clock;
 
 /// When a write reaches the disk.
@@ -236,6 +237,7 @@ pub(crate) struct Config {
     pub(crate) on_damage: DamagePolicy,
     pub(crate) on_schema_mismatch: SchemaPolicy,
     pub(crate) error_policy: ErrorPolicy,
+    pub(crate) strategy: Strategy,
     pub(crate) shards: Option<usize>,
     pub(crate) disk_cache_bytes: usize,
     pub(crate) clock: Option<Arc<dyn Clock>>,
@@ -262,6 +264,7 @@ impl Default for Config {
             on_damage: DamagePolicy::default(),
             on_schema_mismatch: SchemaPolicy::default(),
             error_policy: ErrorPolicy::default(),
+            strategy: Strategy::default(),
             shards: None,
             disk_cache_bytes: 128 << 20,
             clock: None,
@@ -277,6 +280,7 @@ impl fmt::Debug for Config {
             .field("path", &self.path)
             .field("memory", &self.memory)
             .field("disk", &self.disk)
+            .field("strategy", &self.strategy)
             .field("write_policy", &self.write_policy)
             .finish_non_exhaustive()
     }

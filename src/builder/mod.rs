@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config::{Config, DamagePolicy, ErrorPolicy, SchemaPolicy, WritePolicy};
 use crate::health::Health;
 use crate::store::disk::{Place, Volume};
+use crate::strategy::Strategy;
 use crate::time::Clock;
 
 pub(crate) use handles::Weighed;
@@ -461,6 +462,25 @@ impl<H: Weighed> Builder<H> {
     /// ```
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.config.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Which entry leaves memory when there is no room for a new one. Default: [`Strategy::Lru`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, Strategy};
+    /// let cache = ByteCache::builder().memory_max_entries(2).strategy(Strategy::Fifo).open()?;
+    /// cache.insert(b"a", b"first in")?;
+    /// cache.insert(b"b", b"second in")?;
+    /// cache.get(b"a")?;
+    /// cache.insert(b"c", b"third in")?;
+    /// assert!(cache.get(b"a")?.is_none()); // whenever it was used
+    /// # Ok::<(), larder::Error>(())
+    /// ```
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.config.strategy = strategy;
         self
     }
 

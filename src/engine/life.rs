@@ -199,7 +199,12 @@ impl Core {
             .then(|| Arc::new(Age { time_to_idle, clock: clock.clone() }));
         let may_expire = lifetimes.entry.min(lifetimes.copy).min(lifetimes.idle) != NEVER;
         Self {
-            memory: Memory::new(config.shard_count(), config.memory),
+            memory: Memory::new(
+                config.shard_count(),
+                config.memory,
+                &config.strategy,
+                config.time_to_idle.is_some(),
+            ),
             disk,
             clock: Ticker::new(clock),
             lifetimes,

@@ -286,6 +286,7 @@ impl Core {
             if !Self::is_current(&locked, hash, seen) {
                 if let Some(id) = locked.shard.find(hash, key) {
                     // Another reader was faster.
+                    locked.shard.count_hit(id);
                     if locked.shard.stamp(id) < moment.stamp {
                         self.accessed(&mut locked, id, moment.stamp);
                     }
@@ -296,12 +297,14 @@ impl Core {
                 self.count_touches(locked.side.touch(hash, key, moment.stamp, seen.handed));
                 return true;
             }
-            let newcomer = Newcomer { stamp: moment.stamp, key, charge, old: None };
+            let (stamp, record) = (moment.stamp, &seen.record);
+            let deadline = self.memory_deadline(record.deadline(), moment.wall);
+            let newcomer = Newcomer { record, hash, stamp, deadline, old: None };
             if self.reserve(&mut locked, &newcomer, garbage) {
                 locked.side.counts.promotions += 1;
                 self.count_touches(locked.side.forget_touch(hash, key));
                 let placement = self.placement(&seen.record, moment, Some(seen.handed));
-                let id = locked.shard.insert(hash, seen.record.clone(), placement);
+                let id = locked.insert(hash, seen.record.clone(), placement);
                 self.accessed(&mut locked, id, moment.stamp);
                 return true;
             }

@@ -101,7 +101,8 @@ impl Core {
         for _ in 0..SWEPT_PER_LOCK {
             let dated = locked.shard.first_over(wall, |key| self.memory.hash(key));
             let mut idle = || {
-                let (id, stamp, _) = locked.shard.oldest()?;
+                let id = locked.shard.longest_idle()?;
+                let stamp = locked.shard.stamp(id);
                 (stamp.saturating_add(self.lifetimes.idle) < wall).then_some(id)
             };
             let Some(id) = dated.or_else(&mut idle) else { return false };
@@ -126,7 +127,7 @@ impl Core {
         for index in 0..self.memory.shard_count() {
             let locked = self.memory.lock_nth(index);
             next = next.min(locked.shard.next_deadline());
-            let oldest = locked.shard.bound().unwrap_or(NEVER);
+            let oldest = locked.shard.idle_bound().unwrap_or(NEVER);
             next = next.min(oldest.saturating_add(self.lifetimes.idle));
         }
         if let Some(disk) = &self.disk {

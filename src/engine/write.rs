@@ -377,9 +377,10 @@ impl Core {
                 }
                 locked.shard.restamp(old, moment.stamp);
             }
-            let (stamp, key) = (moment.stamp, record.key());
             let old_charge = old.map(|id| locked.shard.charge(id));
-            let newcomer = Newcomer { stamp, key, charge, old: old_charge };
+            let deadline = self.memory_deadline(record.deadline(), moment.wall);
+            let newcomer =
+                Newcomer { record: &record, hash, stamp: moment.stamp, deadline, old: old_charge };
             if enters && !self.reserve(&mut locked, &newcomer, garbage) {
                 drop(locked);
                 if !self.evict_one(Some(&newcomer), garbage) {
@@ -396,7 +397,8 @@ impl Core {
             match old {
                 Some(old) if enters => {
                     let stamp = locked.shard.stamp(old);
-                    let was = locked.shard.replace(old, record, placement);
+                    locked.shard.count_hit(old);
+                    let was = locked.replace(old, record, placement);
                     if counted {
                         garbage.records.push((was, stamp, Tier::Memory, RemovalCause::Replaced));
                     } else {
@@ -404,7 +406,7 @@ impl Core {
                     }
                 }
                 None if enters => {
-                    locked.shard.insert(hash, record, placement);
+                    locked.insert(hash, record, placement);
                 }
                 old => {
                     if let Some(old) = old {

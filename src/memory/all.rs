@@ -6,8 +6,9 @@
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
 use crate::memory::table::{NOT_BELOW, Removed, SlotId};
-use crate::memory::{Account, Guarded, Memory};
+use crate::memory::{Account, Guarded, Memory, Mine, Reach};
 use crate::record::Record;
+use crate::strategy::Leaving;
 use crate::sync::BriefGuard;
 
 /// The whole tier, locked.
@@ -69,14 +70,25 @@ impl<S> AllLocked<'_, S> {
     ) -> Option<(Record, u64)> {
         let charge = record.charge();
         let index = self.index(hash);
+        let reach = Reach { memory: self.memory, mine: Mine::All };
         let shard = &mut self.shards[index].shard;
         let old = shard.find(hash, record.key());
         let old = if let Some(id) = old {
             let stamp = shard.stamp(id);
             self.account.bytes -= shard.charge(id);
-            Some((shard.replace(id, record, placement), stamp))
+            shard.count_hit(id);
+            let old = shard.replace(id, record, placement);
+            if let Some(ordered) = &mut self.account.ordered {
+                let (record, number) = shard.filed(id);
+                ordered.replace(&reach, number, record);
+            }
+            Some((old, stamp))
         } else {
-            shard.insert(hash, record, placement);
+            let id = shard.insert(hash, record, placement);
+            if let Some(ordered) = &mut self.account.ordered {
+                let (record, _) = shard.filed(id);
+                shard.set_filed(id, ordered.enter(&reach, record));
+            }
             self.account.entries += 1;
             None
         };
@@ -86,10 +98,14 @@ impl<S> AllLocked<'_, S> {
 
     /// Takes an entry out.
     pub(crate) fn remove(&mut self, hash: KeyHash, id: SlotId) -> Removed {
-        let index = self.index(hash);
-        let removed = self.shards[index].shard.remove(id);
-        self.account.release(removed.charge());
-        removed
+        self.take_out(self.index(hash), id, Leaving::Removed)
+    }
+
+    fn take_out(&mut self, index: usize, id: SlotId, leaving: Leaving) -> Removed {
+        let reach = Reach { memory: self.memory, mine: Mine::All };
+        let shard = &mut self.shards[index].shard;
+        self.account.give_up(&reach, (shard.number(id), shard.charge(id)), leaving);
+        shard.remove(id)
     }
 
     /// Says of every entry that the tier below does not have it, unless `keep` knows better.
@@ -109,13 +125,9 @@ impl<S> AllLocked<'_, S> {
     /// Takes everything out.
     pub(crate) fn drain(&mut self) -> Vec<Removed> {
         let mut all = Vec::new();
-        for guarded in &mut self.shards {
-            let ids: Vec<SlotId> = guarded.shard.ids().collect();
-            for id in ids {
-                let removed = guarded.shard.remove(id);
-                self.account.release(removed.charge());
-                all.push(removed);
-            }
+        for index in 0..self.shards.len() {
+            let ids: Vec<SlotId> = self.shards[index].shard.ids().collect();
+            all.extend(ids.into_iter().map(|id| self.take_out(index, id, Leaving::Removed)));
         }
         all
     }
@@ -125,6 +137,13 @@ impl<S> AllLocked<'_, S> {
         if !self.is_over_limits() {
             return None;
         }
+        let (index, id) = if self.memory.is_ordered { self.named() } else { self.oldest() }?;
+        let removed = self.take_out(index, id, Leaving::Evicted);
+        Some((removed, &mut self.shards[index].side))
+    }
+
+    /// The oldest entry of all.
+    fn oldest(&mut self) -> Option<(usize, SlotId)> {
         let mut oldest: Option<(usize, SlotId)> = None;
         for index in 0..self.shards.len() {
             let Some((id, ..)) = self.shards[index].shard.oldest() else { continue };
@@ -136,10 +155,13 @@ impl<S> AllLocked<'_, S> {
                 oldest = Some((index, id));
             }
         }
-        let (index, id) = oldest?;
-        let guarded = &mut self.shards[index];
-        let removed = guarded.shard.remove(id);
-        self.account.release(removed.charge());
-        Some((removed, &mut guarded.side))
+        oldest
+    }
+
+    /// The entry that the tier's order names.
+    fn named(&mut self) -> Option<(usize, SlotId)> {
+        let (number, hash) = self.memory.named(&mut self.account, Mine::All, None).ok()?;
+        let index = self.index(hash);
+        Some((index, self.shards[index].shard.find_filed(hash, number)?))
     }
 }

@@ -16,13 +16,17 @@
 //! than that, it is itself the victim. Usually that is done with the newcomer's shard locked, and the
 //! other one beside it ([`Locked::reserve_by_evicting`]).
 //!
+//! That is the exact LRU. With any other strategy there are no bounds, and one order over all shards says
+//! who leaves (`ordered.rs`).
+//!
 //! # Invariants
 //!
 //! - **M1** with no lock held, `bounds[i]` is at most the stamp of every entry of shard `i`; at most
 //!   that of a newcomer already when its place is reserved, so who finds no place finds all entries.
 //! - **M2** the account's sums are those of all shards plus what is reserved by a thread that holds
 //!   a shard's lock; they never exceed its limits.
-//! - **M3** no entry leaves by a limit while an older one, by (stamp, key), stays.
+//! - **M3** no entry leaves by a limit while an older one, by (stamp, key), stays; with another strategy,
+//!   while the order names another one.
 //!
 //! # Concurrency
 //!
@@ -37,16 +41,22 @@
 //! that was promised.
 
 mod all;
+mod idle;
 mod order;
+mod ordered;
 mod shard;
 mod table;
 
 use std::ops::{Deref, DerefMut};
 
 use crate::hash::{KeyHash, KeyHasher};
+use crate::record::Record;
 use crate::stats::Limits;
+use crate::strategy::{Leaving, Strategy};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{BriefGuard, BriefMutex, CachePadded};
+
+use ordered::{ENTRIES_MAX, Mine, Ordered, Reach};
 
 pub(crate) use all::AllLocked;
 pub(crate) use shard::{Hit, Placement, Shard};
@@ -68,6 +78,8 @@ pub(crate) struct Memory<S> {
     /// The account's limits, for whom they need not be those of this very moment; [`NONE`] for none.
     limits: [AtomicU64; 2],
     hasher: KeyHasher,
+    /// Whether the account has an order.
+    is_ordered: bool,
 }
 
 /// What one shard's lock guards.
@@ -79,6 +91,8 @@ pub(crate) struct Guarded<S> {
     published: Option<u64>,
     /// Whether there was no room when this shard last asked for some.
     was_full: bool,
+    /// The number of the entry whose place was reserved last, for the tier's order.
+    reserved: u32,
 }
 
 /// What the tier holds and may hold (M2).
@@ -87,6 +101,8 @@ pub(crate) struct Account {
     entries: u64,
     bytes: u64,
     limits: Limits,
+    /// Unless the shards keep theirs.
+    ordered: Option<Ordered>,
 }
 
 impl Account {
@@ -95,7 +111,8 @@ impl Account {
     fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
         let entries = (self.entries + 1).checked_sub(u64::from(old.is_some()))?;
         let bytes = self.bytes.checked_sub(old.unwrap_or(0))?.checked_add(new)?;
-        (!self.limits.exceeded(entries, bytes)).then_some((entries, bytes))
+        let is_within = !self.limits.exceeded(entries, bytes) && entries <= ENTRIES_MAX;
+        is_within.then_some((entries, bytes))
     }
 
     /// Exchanges the one for the other; `false`, and no change, if that would exceed a limit.
@@ -110,7 +127,7 @@ impl Account {
         match newcomer {
             // More than there is: the old entry has left meanwhile, and who asks is to look again.
             Some(newcomer) if newcomer.old.is_some_and(|old| old > self.bytes) => true,
-            Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
+            Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge()).is_some(),
             None => !self.limits.exceeded(self.entries, self.bytes),
         }
     }
@@ -189,7 +206,7 @@ impl<S> Locked<'_, S> {
     #[must_use]
     pub(crate) fn reserve(&mut self, newcomer: &Newcomer<'_>) -> bool {
         self.show(newcomer.stamp);
-        let reserved = self.memory.account.lock().exchange(newcomer.old, newcomer.charge);
+        let reserved = self.memory.account.lock().exchange(newcomer.old, newcomer.charge());
         self.guarded.was_full = !reserved;
         reserved
     }
@@ -202,6 +219,9 @@ impl<S> Locked<'_, S> {
         newcomer: &Newcomer<'_>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Room {
+        if self.memory.is_ordered {
+            return self.reserve_in_order(newcomer, hook);
+        }
         if !self.was_full && self.reserve(newcomer) {
             return Room::Reserved;
         }
@@ -233,12 +253,12 @@ impl<S> Locked<'_, S> {
             if stamp >= least.second {
                 continue;
             }
-            if (newcomer.stamp, newcomer.key) <= (stamp, key) {
+            if (newcomer.stamp, newcomer.key()) <= (stamp, key) {
                 return Room::None;
             }
             let charge = locked.shard.charge(id);
             let mut account = memory.account.lock();
-            if account.exchange(newcomer.old, newcomer.charge) {
+            if account.exchange(newcomer.old, newcomer.charge()) {
                 drop(account);
                 self.was_full = false;
                 return Room::Reserved;
@@ -248,7 +268,7 @@ impl<S> Locked<'_, S> {
                 continue;
             }
             account.release(charge);
-            let reserved = account.exchange(newcomer.old, newcomer.charge);
+            let reserved = account.exchange(newcomer.old, newcomer.charge());
             drop(account);
             let Guarded { shard, side, .. } = &mut *locked.guarded;
             hook(side, shard.remove(id));
@@ -265,22 +285,60 @@ impl<S> Locked<'_, S> {
         }
     }
 
+    /// Puts an entry in whose place was reserved, and whose key is not there.
+    pub(crate) fn insert(&mut self, hash: KeyHash, record: Record, at: Placement) -> SlotId {
+        let id = self.guarded.shard.insert(hash, record, at);
+        if self.memory.is_ordered {
+            let reserved = self.guarded.reserved;
+            self.guarded.shard.set_filed(id, reserved);
+        }
+        id
+    }
+
+    /// Exchanges the record of an entry for a newer one of the same key, for which a place was reserved;
+    /// gives the old one.
+    pub(crate) fn replace(&mut self, id: SlotId, record: Record, at: Placement) -> Record {
+        let old = self.guarded.shard.replace(id, record, at);
+        if self.memory.is_ordered {
+            let (record, number) = self.guarded.shard.filed(id);
+            let reach = Reach { memory: self.memory, mine: Mine::One(self.index) };
+            if let Some(ordered) = &mut self.memory.account.lock().ordered {
+                ordered.replace(&reach, number, record);
+            }
+        }
+        old
+    }
+
     /// Takes an entry out of the shard and the account.
     pub(crate) fn remove(&mut self, id: SlotId) -> Removed {
-        let removed = self.shard.remove(id);
-        self.memory.account.lock().release(removed.charge());
-        removed
+        let reach = Reach { memory: self.memory, mine: Mine::One(self.index) };
+        let shard = &mut self.guarded.shard;
+        let place = (shard.number(id), shard.charge(id));
+        self.memory.account.lock().give_up(&reach, place, Leaving::Removed);
+        shard.remove(id)
     }
 }
 
 /// An entry for which there was no room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Newcomer<'k> {
+    pub(crate) record: &'k Record,
+    pub(crate) hash: KeyHash,
     pub(crate) stamp: u64,
-    pub(crate) key: &'k [u8],
-    pub(crate) charge: u64,
+    /// When it leaves memory, or [`crate::record::NEVER`].
+    pub(crate) deadline: u64,
     /// The charge of the entry that it replaces.
     pub(crate) old: Option<u64>,
+}
+
+impl Newcomer<'_> {
+    fn key(&self) -> &[u8] {
+        self.record.key()
+    }
+
+    fn charge(&self) -> u64 {
+        self.record.charge()
+    }
 }
 
 /// How often [`Locked::reserve_by_evicting`] looks for the oldest entry.
@@ -319,17 +377,33 @@ pub(crate) enum Evicted {
 }
 
 impl<S: Default> Memory<S> {
-    /// A tier of `shards` shards, which is a power of two.
-    pub(crate) fn new(shards: usize, limits: Limits) -> Self {
+    /// A tier of `shards` shards, which is a power of two. `knows_idle`: [`Shard::longest_idle`] is to
+    /// know, with any strategy.
+    pub(crate) fn new(
+        shards: usize,
+        limits: Limits,
+        strategy: &Strategy,
+        knows_idle: bool,
+    ) -> Self {
         debug_assert!(shards.is_power_of_two());
-        let shards: Box<[_]> = (0..shards).map(|_| CachePadded::default()).collect();
+        let ordered = order::make(strategy).map(|order| Ordered::new(order, limits));
+        let is_ordered = ordered.is_some();
+        let shard = || if is_ordered { Shard::of_tier(knows_idle) } else { Shard::default() };
+        let guarded = || Guarded { shard: shard(), ..Guarded::default() };
+        let shards: Box<[_]> =
+            (0..shards).map(|_| CachePadded::new(BriefMutex::new(guarded()))).collect();
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
         Self {
             limits: [limits.entries, limits.bytes].map(as_number),
             bounds: shards.iter().map(|_| AtomicU64::new(EMPTY)).collect(),
             shards,
-            account: CachePadded::new(BriefMutex::new(Account { limits, ..Account::default() })),
+            account: CachePadded::new(BriefMutex::new(Account {
+                limits,
+                ordered,
+                ..Account::default()
+            })),
             hasher: KeyHasher::default(),
+            is_ordered,
         }
     }
 }
@@ -390,6 +464,9 @@ impl<S> Memory<S> {
     pub(crate) fn set_limits(&self, limits: Limits) {
         let mut account = self.account.lock();
         account.limits = limits;
+        if let Some(ordered) = &mut account.ordered {
+            ordered.set_limits(limits);
+        }
         // Relaxed: who sees the old ones is as if it had come earlier.
         for (seen, limit) in self.limits.iter().zip([limits.entries, limits.bytes]) {
             seen.store(limit.unwrap_or(NONE), Ordering::Relaxed);
@@ -409,6 +486,9 @@ impl<S> Memory<S> {
         newcomer: Option<&Newcomer<'_>>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Evicted {
+        if self.is_ordered {
+            return self.evict_in_order(newcomer, hook);
+        }
         // Giving a newcomer up for room that there is, or beside an older entry that has come since the
         // bounds were read (M1), would leave what no order of events leaves.
         let given_up = |but| {
@@ -439,7 +519,7 @@ impl<S> Memory<S> {
             if stamp != least && stamp >= self.least_bound_but(Some(index)) {
                 continue;
             }
-            if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key) <= (stamp, key)) {
+            if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key()) <= (stamp, key)) {
                 match given_up(Some(index)) {
                     Some(evicted) => return evicted,
                     None => continue,
@@ -508,7 +588,7 @@ impl<S> Memory<S> {
         oldest.min_by(|a, b| a.0.key().cmp(b.0.key())).map(|(_, i)| i)
     }
 
-    fn oldest_key(&self, index: usize, stamp: u64) -> Option<crate::record::Record> {
+    fn oldest_key(&self, index: usize, stamp: u64) -> Option<Record> {
         let mut locked = self.lock_nth(index);
         let (id, oldest, _) = locked.shard.oldest()?;
         (oldest == stamp).then(|| locked.shard.record(id).clone())
@@ -521,9 +601,13 @@ impl<S> Memory<S> {
             let locked = self.lock_nth(index);
             let hash = |key: &[u8]| Some(self.hash(key)).filter(|hash| self.index(*hash) == index);
             locked.shard.validate(hash)?;
+            if !self.are_numbered(&locked.shard) {
+                return Err(format!("O2: shard {index} has an entry with another's number"));
+            }
             entries += locked.shard.len();
             bytes += locked.shard.bytes();
             let oldest = locked.shard.ids().map(|id| locked.shard.stamp(id)).min();
+            let oldest = oldest.filter(|_| !self.is_ordered);
             if oldest.is_some_and(|oldest| bound.load(Ordering::Acquire) > oldest) {
                 return Err(format!("M1: shard {index} has an entry older than its bound"));
             }
@@ -532,6 +616,11 @@ impl<S> Memory<S> {
         if (account.entries, account.bytes) != (entries, bytes) {
             let held = (account.entries, account.bytes);
             return Err(format!("M2: the account has {held:?}, a recount {:?}", (entries, bytes)));
+        }
+        if let Some(ordered) = &account.ordered
+            && ordered.len() as u64 != entries
+        {
+            return Err(format!("O1: the order knows {} entries of {entries}", ordered.len()));
         }
         if account.limits.exceeded(entries, bytes) {
             return Err(format!("M2: {entries} entries, {bytes} bytes, {:?}", account.limits));

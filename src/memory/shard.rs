@@ -11,7 +11,8 @@
 //! # Invariants
 //!
 //! - **S1** every record in the table is found under its key, and no key is there twice.
-//! - **S2** a record is filed in the order exactly while it is in the table.
+//! - **S2** a record is filed in the order exactly while it is in the table: in the shard's own, or under
+//!   its number in that of the whole tier, which the callers see to.
 //! - **S3** `bytes` is the sum of the charges of all records.
 //! - **S4** `deadlines` has (deadline, key) for exactly those entries that have a deadline.
 //!
@@ -23,6 +24,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use crate::hash::{Check, KeyHash};
+use crate::memory::idle::Idle;
 use crate::memory::order::Lru;
 use crate::memory::table::{Removed, SlotId, Table};
 use crate::record::{Held, NEVER, Record};
@@ -31,9 +33,27 @@ use crate::record::{Held, NEVER, Record};
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
     table: Table,
-    order: Lru,
+    order: Order,
     deadlines: BTreeSet<Dated>,
     bytes: u64,
+}
+
+/// Who keeps the order of a shard's entries.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// The shard does.
+    Own(Lru),
+    /// One order over all shards does, and entries count their hits for it.
+    OfTier {
+        /// What was accessed longest ago, if that matters.
+        idle: Option<Idle>,
+    },
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self::Own(Lru::default())
+    }
 }
 
 /// An entry with a deadline in memory, by that and the key.
@@ -88,6 +108,13 @@ pub(crate) struct Placement {
 }
 
 impl Shard {
+    /// A shard whose entries one order over the tier keeps; and it itself, if it is to know which of
+    /// them has been idle longest.
+    pub(super) fn of_tier(knows_idle: bool) -> Self {
+        let idle = knows_idle.then(Idle::default);
+        Self { order: Order::OfTier { idle }, ..Self::default() }
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.table.len() as u64
     }
@@ -98,6 +125,11 @@ impl Shard {
 
     pub(crate) fn find(&self, hash: KeyHash, key: &[u8]) -> Option<SlotId> {
         self.table.find(hash.check(), key)
+    }
+
+    /// The entry that the tier's order knows by this number.
+    pub(super) fn find_filed(&self, hash: KeyHash, number: u32) -> Option<SlotId> {
+        self.table.find_filed(hash.check(), number)
     }
 
     /// Gives an entry that is not over by its deadline and stamp a new stamp, and gives what `take` makes
@@ -115,6 +147,9 @@ impl Shard {
         let before = held.recency();
         if is_over(held.leaves(), before) {
             return Hit::Over;
+        }
+        if let Order::OfTier { .. } = self.order {
+            held.count_hit();
         }
         if before > stamp {
             return Hit::WentBack(take(held));
@@ -147,8 +182,9 @@ impl Shard {
         self.table.get(id).leaves()
     }
 
-    /// Puts an entry in whose key is not there yet.
-    pub(crate) fn insert(&mut self, hash: KeyHash, record: Record, placement: Placement) -> SlotId {
+    /// Puts an entry in whose key is not there yet. Only for [`super::Locked::insert`] and the like, which
+    /// tell the tier's order.
+    pub(super) fn insert(&mut self, hash: KeyHash, record: Record, placement: Placement) -> SlotId {
         debug_assert!(self.find(hash, record.key()).is_none(), "S1: the key is there already");
         self.bytes += record.charge();
         let Placement { stamp, handed, deadline } = placement;
@@ -157,14 +193,18 @@ impl Shard {
         held.set_recency(stamp);
         held.set_leaves(deadline);
         held.set_handed(handed);
-        held.set_filed(self.order.file(&mut self.table, stamp, check, held.key()));
+        if let Order::Own(lru) = &mut self.order {
+            held.set_filed(lru.file(&mut self.table, stamp, check, held.key()));
+        }
         let id = self.table.put(held);
+        self.note_idle(id);
         self.note_deadline(id, deadline);
         id
     }
 
-    /// Exchanges the record of an entry for a newer one of the same key; gives the old one.
-    pub(crate) fn replace(&mut self, id: SlotId, record: Record, placement: Placement) -> Record {
+    /// Exchanges the record of an entry for a newer one of the same key; gives the old one. Likewise only
+    /// for [`super::Locked::replace`] and the like.
+    pub(super) fn replace(&mut self, id: SlotId, record: Record, placement: Placement) -> Record {
         debug_assert_eq!(self.record(id).key(), record.key(), "S1: the key stays");
         self.bytes = self.bytes - self.charge(id) + record.charge();
         let was = self.deadline(id);
@@ -179,6 +219,35 @@ impl Shard {
         old
     }
 
+    /// A handle on a record, and the number that the tier's order knows it by.
+    pub(super) fn filed(&mut self, id: SlotId) -> (Record, u32) {
+        let held = self.table.get_mut(id);
+        (held.take(), held.filed())
+    }
+
+    /// That number.
+    pub(super) fn number(&self, id: SlotId) -> u32 {
+        self.table.get(id).filed()
+    }
+
+    /// Sets it.
+    pub(super) fn set_filed(&mut self, id: SlotId, number: u32) {
+        self.table.get_mut(id).set_filed(number);
+    }
+
+    /// Counts a hit, if there is an order that asks for it.
+    pub(crate) fn count_hit(&mut self, id: SlotId) {
+        if let Order::OfTier { .. } = self.order {
+            self.table.get_mut(id).count_hit();
+        }
+    }
+
+    /// Notes an entry that may be idle longer than another.
+    fn note_idle(&mut self, id: SlotId) {
+        if let Order::OfTier { idle: Some(idle) } = &mut self.order {
+            idle.note(&self.table, id);
+        }
+    }
     fn note_deadline(&mut self, id: SlotId, deadline: u64) {
         if deadline != NEVER {
             self.deadlines.insert(Dated(deadline, self.table.get_mut(id).take()));
@@ -191,32 +260,64 @@ impl Shard {
         }
     }
 
-    /// Gives an entry a new stamp, and its place in the order.
+    /// Gives an entry a new stamp, and its place in an order by stamps.
     pub(crate) fn restamp(&mut self, id: SlotId, stamp: u64) {
-        self.order.restamp(&mut self.table, id, stamp);
+        if let Order::Own(lru) = &mut self.order {
+            lru.restamp(&mut self.table, id, stamp);
+            return;
+        }
+        let held = self.table.get_mut(id);
+        let went_back = stamp < held.recency();
+        held.set_recency(stamp);
+        if went_back {
+            self.note_idle(id);
+        }
     }
 
-    /// Takes an entry out. Only for [`super::Locked::remove`], which keeps the account.
+    /// Takes an entry out. Only for [`super::Locked::remove`] and the like, which keep the account and tell
+    /// the tier's order.
     #[inline]
     pub(super) fn remove(&mut self, id: SlotId) -> Removed {
-        self.order.unlink(&mut self.table, id);
+        if let Order::Own(lru) = &mut self.order {
+            lru.unlink(&mut self.table, id);
+        }
         let removed = self.table.take(id);
         self.bytes -= removed.charge();
         self.forget_deadline(removed.leaves(), &removed);
         removed
     }
 
-    /// The oldest entry by (stamp, key).
+    /// The oldest entry by (stamp, key), if the shard keeps the order.
     #[inline]
-    pub(crate) fn oldest(&mut self) -> Option<(SlotId, u64, &[u8])> {
-        let (id, stamp) = self.order.oldest(&mut self.table)?;
+    pub(super) fn oldest(&mut self) -> Option<(SlotId, u64, &[u8])> {
+        let Order::Own(lru) = &mut self.order else { return None };
+        let (id, stamp) = lru.oldest(&mut self.table)?;
         Some((id, stamp, self.record(id).key()))
     }
 
-    /// No entry has an older stamp; `None` only if there is no entry.
+    /// No entry has an older stamp; `None` only if there is no entry, or the shard keeps no order.
     #[inline]
-    pub(crate) fn bound(&self) -> Option<u64> {
-        self.order.bound()
+    pub(super) fn bound(&self) -> Option<u64> {
+        match &self.order {
+            Order::Own(lru) => lru.bound(),
+            Order::OfTier { .. } => None,
+        }
+    }
+
+    /// The entry that was accessed longest ago; `None` if there is none, or nobody wants to know.
+    pub(crate) fn longest_idle(&mut self) -> Option<SlotId> {
+        match &mut self.order {
+            Order::Own(lru) => lru.oldest(&mut self.table).map(|(id, _)| id),
+            Order::OfTier { idle } => idle.as_mut()?.longest(&self.table),
+        }
+    }
+
+    /// No entry was accessed before this; likewise.
+    pub(crate) fn idle_bound(&self) -> Option<u64> {
+        match &self.order {
+            Order::Own(lru) => lru.bound(),
+            Order::OfTier { idle } => idle.as_ref()?.bound(),
+        }
     }
 
     /// When the next entry leaves memory by its deadline, or [`NEVER`].
@@ -237,7 +338,11 @@ impl Shard {
 
     /// Checks every invariant; `hash` is the hash of a key, if it is this shard's.
     pub(crate) fn validate(&self, hash: impl Fn(&[u8]) -> Option<KeyHash>) -> Result<(), String> {
-        self.order.validate(&self.table)?;
+        match &self.order {
+            Order::Own(lru) => lru.validate(&self.table)?,
+            Order::OfTier { idle: Some(idle) } => idle.validate(&self.table)?,
+            Order::OfTier { idle: None } => {}
+        }
         let (mut bytes, mut dated) = (0, 0);
         for id in self.ids() {
             let held = self.table.get(id);

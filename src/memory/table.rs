@@ -71,6 +71,16 @@ impl Table {
         self.records.iter_hash(check.table_hash()).filter(is_it).count()
     }
 
+    /// Of the entries with these bits, the one that was accessed longest ago, and when.
+    pub(super) fn longest_idle(&self, check: Check) -> Option<(SlotId, u64)> {
+        let same =
+            self.records.iter_hash(check.table_hash()).filter(|held| held.check() == check.0);
+        let least = same.map(|held| held.recency()).min()?;
+        let is_it = |held: &Held| held.check() == check.0 && held.recency() == least;
+        let id = self.records.find_bucket_index(check.table_hash(), is_it)?;
+        Some((SlotId(id), least))
+    }
+
     #[inline]
     pub(super) fn get(&self, id: SlotId) -> &Held {
         match self.records.get_bucket(id.0) {
@@ -103,12 +113,14 @@ impl Table {
         }
     }
 
-    /// Exchanges a record for another one of the same key; gives the old one. Recency and place stay.
+    /// Exchanges a record for another one of the same key; gives the old one. Recency, hits
+    /// and place stay.
     pub(super) fn replace(&mut self, id: SlotId, record: Record) -> Record {
         let held = self.get_mut(id);
         let mut new = Held::new(record, held.check());
         new.set_recency(held.recency());
         new.set_filed(held.filed());
+        new.set_hits(held.hits());
         std::mem::replace(held, new).into_record()
     }
 

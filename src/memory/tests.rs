@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::record::{Draft, NEVER, Record, Seal};
+use crate::strategy::{Entries, EntryId, EvictionOrder, HITS_MAX, NewEntry, Victim};
 
 /// Key to stamp, charge and deadline: the judge.
 type Model = BTreeMap<Vec<u8>, (u64, u64, u64)>;
@@ -42,13 +43,13 @@ fn evict(memory: &Memory<u64>, model: &mut Model, newcomer: Option<&Newcomer<'_>
         (Evicted::Oldest, Some((stamp, key))) => {
             let removed = left.unwrap();
             assert_eq!((removed.recency(), removed.key()), (stamp, &key[..]), "M3");
-            assert!(newcomer.is_none_or(|n| (n.stamp, n.key) > (stamp, &key[..])), "M3");
+            assert!(newcomer.is_none_or(|n| (n.stamp, n.key()) > (stamp, &key[..])), "M3");
             model.remove(&key);
             true
         }
         (Evicted::Newcomer, victim) => {
             let newcomer = newcomer.unwrap();
-            let newcomer = (newcomer.stamp, newcomer.key);
+            let newcomer = (newcomer.stamp, newcomer.key());
             assert!(victim.is_none_or(|(stamp, key)| newcomer <= (stamp, &key[..])), "M3");
             false
         }
@@ -80,7 +81,7 @@ fn restamp(
 
 /// Reserves the place of a newcomer in one way or the other.
 fn reserve(locked: &mut Locked<'_, u64>, model: &mut Model, newcomer: &Newcomer<'_>) -> bool {
-    if newcomer.charge.is_multiple_of(3) {
+    if newcomer.charge().is_multiple_of(3) {
         return locked.reserve(newcomer);
     }
     loop {
@@ -89,7 +90,7 @@ fn reserve(locked: &mut Locked<'_, u64>, model: &mut Model, newcomer: &Newcomer<
         if let Some(removed) = left {
             let (stamp, key) = oldest(model).unwrap();
             assert_eq!((removed.recency(), removed.key()), (stamp, &key[..]), "M3");
-            assert!((newcomer.stamp, newcomer.key) > (stamp, &key[..]), "M3");
+            assert!((newcomer.stamp, newcomer.key()) > (stamp, &key[..]), "M3");
             model.remove(&key);
         }
         match room {
@@ -108,11 +109,12 @@ fn put(memory: &Memory<u64>, model: &mut Model, key: &[u8], entry: (u64, u64, u6
     loop {
         let mut locked = memory.lock(hash);
         let old = restamp(&mut locked, model, hash, key, stamp);
-        let newcomer = Newcomer { stamp, key, charge, old: old.map(|id| locked.shard.charge(id)) };
+        let (old_charge, record) = (old.map(|id| locked.shard.charge(id)), record(key, charge));
+        let newcomer = Newcomer { record: &record, hash, stamp, deadline, old: old_charge };
         if reserve(&mut locked, model, &newcomer) {
             match old {
-                Some(old) => drop(locked.shard.replace(old, record(key, charge), placement)),
-                None => drop(locked.shard.insert(hash, record(key, charge), placement)),
+                Some(old) => drop(locked.replace(old, record, placement)),
+                None => drop(locked.insert(hash, record, placement)),
             }
             model.insert(key.to_vec(), entry);
             return;
@@ -176,7 +178,7 @@ fn random_operations_agree_with_a_sorted_map() {
     let steps = if cfg!(miri) { 150 } else { 5_000 };
     for (shards, entries) in [(1, 9), (2, 9), (8, 9), (1, 20)] {
         let limits = Limits { entries: Some(entries), bytes: Some(15 * entries) };
-        let memory = Memory::new(shards, limits);
+        let memory = Memory::new(shards, limits, &Strategy::Lru, false);
         let (mut model, mut rng) = (Model::new(), Rng(shards as u64 + entries));
         for _ in 0..steps {
             step(&memory, &mut model, &mut rng);
@@ -232,8 +234,14 @@ fn entries_whose_hashes_look_the_same_keep_their_order() {
 
 #[test]
 fn threads_never_exceed_the_limits() {
+    threads_stay_within(&Strategy::Lru);
+    threads_stay_within(&Strategy::custom(Spare::default));
+    threads_stay_within(&Strategy::custom(|| Senseless { calls: 0, panics_at: 100 }));
+}
+
+fn threads_stay_within(strategy: &Strategy) {
     let limits = Limits { entries: Some(5), bytes: Some(60) };
-    let memory: Memory<u64> = Memory::new(4, limits);
+    let memory: Memory<u64> = Memory::new(4, limits, strategy, true);
     let rounds = if cfg!(miri) { 20 } else { 2_000 };
     std::thread::scope(|scope| {
         for thread in 1..4_u64 {
@@ -251,10 +259,12 @@ fn threads_never_exceed_the_limits() {
                             drop(locked.remove(old));
                             continue;
                         }
-                        let newcomer = Newcomer { stamp: round, key: &key, charge, old: None };
+                        let record = record(&key, charge);
+                        let (record, stamp, deadline) = (&record, round, NEVER);
+                        let newcomer = Newcomer { record, hash, stamp, deadline, old: None };
                         let room = locked.reserve_by_evicting(&newcomer, |_, _| ());
                         if matches!(room, Room::Reserved) {
-                            locked.shard.insert(hash, record(&key, charge), placement);
+                            locked.insert(hash, record.clone(), placement);
                             break;
                         }
                         if matches!(room, Room::None) {
@@ -272,4 +282,189 @@ fn threads_never_exceed_the_limits() {
         }
     });
     memory.validate().unwrap();
+}
+
+/// First in, first out, but what was hit twice goes round once more.
+#[derive(Debug, Default)]
+struct Spare {
+    queue: Vec<EntryId>,
+}
+
+impl EvictionOrder for Spare {
+    fn insert(&mut self, id: EntryId, _: &mut dyn Entries) {
+        assert!(!self.queue.contains(&id), "O1: {id:?} is there twice");
+        self.queue.push(id);
+    }
+
+    fn remove(&mut self, id: EntryId, _: Leaving, entries: &mut dyn Entries) {
+        assert!(!entries.key(id).is_empty(), "O1: {id:?} has left already");
+        let at = self.queue.iter().position(|other| *other == id).unwrap();
+        self.queue.remove(at);
+    }
+
+    fn victim(&mut self, _: Option<&NewEntry<'_>>, entries: &mut dyn Entries) -> Option<Victim> {
+        while entries.hits(*self.queue.first()?) >= 2 {
+            let spared = self.queue.remove(0);
+            assert!((2..=HITS_MAX).contains(&entries.take_hits(spared)));
+            self.queue.push(spared);
+        }
+        self.queue.first().copied().map(Victim::Entry)
+    }
+}
+
+/// An order that names anything, and panics at one of its calls.
+#[derive(Debug)]
+struct Senseless {
+    calls: u64,
+    panics_at: u64,
+}
+
+impl Senseless {
+    fn call(&mut self) -> u64 {
+        self.calls += 1;
+        assert_ne!(self.calls, self.panics_at, "as planned");
+        self.calls
+    }
+}
+
+impl EvictionOrder for Senseless {
+    fn insert(&mut self, _: EntryId, _: &mut dyn Entries) {
+        self.call();
+    }
+
+    fn remove(&mut self, _: EntryId, _: Leaving, _: &mut dyn Entries) {
+        self.call();
+    }
+
+    fn victim(&mut self, _: Option<&NewEntry<'_>>, entries: &mut dyn Entries) -> Option<Victim> {
+        let id = EntryId::new(u32::try_from(self.call() % 7).unwrap());
+        entries.take_hits(id);
+        match self.calls % 3 {
+            0 => None,
+            1 => Some(Victim::Newcomer),
+            _ => Some(Victim::Entry(id)),
+        }
+    }
+}
+
+/// What [`Spare`] is to keep: keys in order, their charges and hits.
+type Queue = Vec<(Vec<u8>, u64, u32)>;
+
+#[test]
+fn one_order_is_over_all_shards() {
+    let steps = if cfg!(miri) { 200 } else { 20_000 };
+    for shards in [1, 2, 8] {
+        let limits = Limits { entries: Some(6), bytes: Some(60) };
+        let strategy = Strategy::custom(Spare::default);
+        let memory: Memory<u64> = Memory::new(shards, limits, &strategy, true);
+        let (mut model, mut rng) = (Queue::new(), Rng(shards as u64));
+        for stamp in 0..steps {
+            let key = [u8::try_from(rng.below(10)).unwrap()];
+            match rng.below(8) {
+                0 => take_out(&memory, &mut model, &key),
+                1..3 => put_in(&memory, &mut model, &key, 1 + rng.below(20), stamp),
+                3 => put_all(&memory, &mut model, &mut rng, stamp),
+                _ => hit(&memory, &mut model, &key, stamp),
+            }
+            memory.validate().unwrap();
+            let mut kept: Vec<Vec<u8>> = model.iter().map(|entry| entry.0.clone()).collect();
+            kept.sort_unstable();
+            assert_eq!(keys(&memory), kept);
+        }
+        for index in 0..shards {
+            let mut locked = memory.lock_nth(index);
+            let least = locked.shard.ids().map(|id| locked.shard.stamp(id)).min();
+            let longest = locked.shard.longest_idle().map(|id| locked.shard.stamp(id));
+            assert_eq!((longest, locked.shard.idle_bound()), (least, least));
+        }
+    }
+}
+
+fn keys(memory: &Memory<u64>) -> Vec<Vec<u8>> {
+    let mut keys = Vec::new();
+    for index in 0..memory.shard_count() {
+        let locked = memory.lock_nth(index);
+        keys.extend(locked.shard.ids().map(|id| locked.shard.record(id).key().to_vec()));
+    }
+    keys.sort_unstable();
+    keys
+}
+
+fn hit(memory: &Memory<u64>, model: &mut Queue, key: &[u8], stamp: u64) {
+    let hash = memory.hash(key);
+    let mut locked = memory.lock_for_hit(hash);
+    let hit = locked.guarded.shard.hit(hash, key, stamp, |_, _| false, |_| ());
+    let entry = model.iter_mut().find(|entry| entry.0 == key);
+    assert_eq!(matches!(hit, Hit::Taken(())), entry.is_some());
+    if let Some(entry) = entry {
+        entry.2 = (entry.2 + 1).min(HITS_MAX);
+    }
+}
+
+fn take_out(memory: &Memory<u64>, model: &mut Queue, key: &[u8]) {
+    let hash = memory.hash(key);
+    let mut locked = memory.lock(hash);
+    if let Some(id) = locked.shard.find(hash, key) {
+        drop(locked.remove(id));
+    }
+    model.retain(|entry| entry.0 != key);
+}
+
+/// Who leaves for a newcomer of this charge, or until the limits are kept.
+fn leave(model: &mut Queue, newcomer: Option<u64>) -> Vec<Vec<u8>> {
+    let mut left = Vec::new();
+    let extra = u64::from(newcomer.is_some());
+    while model.len() as u64 + extra > 6
+        || model.iter().map(|entry| entry.1).sum::<u64>() + newcomer.unwrap_or(0) > 60
+    {
+        while model[0].2 >= 2 {
+            let mut spared = model.remove(0);
+            spared.2 = 0;
+            model.push(spared);
+        }
+        left.push(model.remove(0).0);
+    }
+    left
+}
+
+fn put_in(memory: &Memory<u64>, model: &mut Queue, key: &[u8], charge: u64, stamp: u64) {
+    take_out(memory, model, key);
+    let (hash, record) = (memory.hash(key), record(key, charge));
+    let (deadline, mut left) = (NEVER, Vec::new());
+    let newcomer = Newcomer { record: &record, hash, stamp, deadline, old: None };
+    loop {
+        let mut locked = memory.lock(hash);
+        let hook = |_: &mut u64, removed: Removed| left.push(removed.key().to_vec());
+        match locked.reserve_by_evicting(&newcomer, hook) {
+            Room::Reserved => {
+                let placement = Placement { stamp, handed: NOT_BELOW, deadline };
+                locked.insert(hash, record.clone(), placement);
+                break;
+            }
+            Room::More => {}
+            Room::None => panic!("one thread finds every shard free"),
+        }
+    }
+    assert_eq!(left, leave(model, Some(charge)));
+    model.push((key.to_vec(), charge, 0));
+}
+
+/// As a batch does: all go in, then what is too much leaves.
+fn put_all(memory: &Memory<u64>, model: &mut Queue, rng: &mut Rng, stamp: u64) {
+    let mut all = memory.lock_all();
+    for _ in 0..rng.below(6) {
+        let (key, charge) = ([u8::try_from(rng.below(10)).unwrap()], 1 + rng.below(20));
+        let placement = Placement { stamp, handed: NOT_BELOW, deadline: NEVER };
+        all.put(memory.hash(&key), record(&key, charge), placement);
+        match model.iter_mut().find(|entry| entry.0 == key) {
+            Some(entry) => (entry.1, entry.2) = (charge, (entry.2 + 1).min(HITS_MAX)),
+            None => model.push((key.to_vec(), charge, 0)),
+        }
+    }
+    let mut left = Vec::new();
+    while let Some((removed, _)) = all.evict() {
+        left.push(removed.key().to_vec());
+    }
+    drop(all);
+    assert_eq!(left, leave(model, None));
 }

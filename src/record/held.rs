@@ -22,6 +22,7 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
 use super::{Control, HAS_BELOW, NEVER, Record};
+use crate::strategy::HITS_MAX;
 
 /// What the counter has on top while the memory tier holds the record.
 const ATTACHED: u32 = 1 << 31;
@@ -32,8 +33,11 @@ const COUNTED_MAX: u32 = 1 << 28;
 
 /// In `Control::place`: the tier below has the entry.
 const IS_BELOW: u32 = 1 << 30;
+/// In `Control::place`: three bits that count hits, up to [`HITS_MAX`].
+const HIT: u32 = 1 << 27;
+const HITS: u32 = HIT * HITS_MAX;
 /// The largest number that an order can file an entry under.
-pub(crate) const FILED_MAX: u32 = IS_BELOW - 1;
+pub(crate) const FILED_MAX: u32 = HIT - 1;
 
 /// Whether one more may be counted where there were `refs`.
 #[inline]
@@ -150,13 +154,25 @@ impl Held {
         self.set_place(number, FILED_MAX);
     }
 
+    /// Counts a hit, up to [`HITS_MAX`].
+    #[inline]
+    pub(crate) fn count_hit(&mut self) {
+        let place = &self.control().place;
+        let now = place.load(Ordering::Relaxed);
+        if now & HITS != HITS {
+            place.store(now + HIT, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes over what was counted of another record.
+    pub(crate) fn set_hits(&mut self, hits: u32) {
+        self.set_place(hits.min(HITS_MAX) * HIT, HITS);
+    }
+
     /// When the entry leaves memory, or [`NEVER`].
     #[inline]
     pub(crate) fn leaves(&self) -> u64 {
-        match self.0.below() {
-            Some(below) => below.leaves.load(Ordering::Relaxed),
-            None => self.0.deadline(),
-        }
+        self.0.memory_deadline()
     }
 
     /// Without a tier below, that is the entry's deadline anyway.
@@ -183,7 +199,30 @@ impl Held {
     }
 }
 
-const _: () = assert!(HAS_BELOW & (IS_BELOW | FILED_MAX) == 0 && NEVER == u64::MAX);
+const _: () = assert!((HAS_BELOW | IS_BELOW | HITS | FILED_MAX) == u32::MAX && NEVER == u64::MAX);
+
+/// What the memory tier keeps of a record, as whoever has a handle sees it.
+impl Record {
+    /// The hits that were counted.
+    pub(crate) fn hits(&self) -> u32 {
+        (self.control().place.load(Ordering::Relaxed) & HITS) / HIT
+    }
+
+    /// Counts anew. Only with the lock of the shard that holds the record, under which all hits are
+    /// counted.
+    pub(crate) fn forget_hits(&self) {
+        let place = &self.control().place;
+        place.store(place.load(Ordering::Relaxed) & !HITS, Ordering::Relaxed);
+    }
+
+    /// When it leaves memory, or [`NEVER`].
+    pub(crate) fn memory_deadline(&self) -> u64 {
+        match self.below() {
+            Some(below) => below.leaves.load(Ordering::Relaxed),
+            None => self.deadline(),
+        }
+    }
+}
 
 impl Deref for Held {
     type Target = Record;
