@@ -299,7 +299,7 @@ impl Core {
             }
             let (stamp, record) = (moment.stamp, &seen.record);
             let deadline = self.memory_deadline(record.deadline(), moment.wall);
-            let newcomer = Newcomer { record, hash, stamp, deadline, old: None };
+            let newcomer = Newcomer { record, charge, hash, stamp, deadline, old: None };
             if self.reserve(&mut locked, &newcomer, garbage) {
                 locked.side.counts.promotions += 1;
                 self.count_touches(locked.side.forget_touch(hash, key));

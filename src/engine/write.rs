@@ -377,10 +377,14 @@ impl Core {
                 }
                 locked.shard.restamp(old, moment.stamp);
             }
-            let old_charge = old.map(|id| locked.shard.charge(id));
-            let deadline = self.memory_deadline(record.deadline(), moment.wall);
-            let newcomer =
-                Newcomer { record: &record, hash, stamp: moment.stamp, deadline, old: old_charge };
+            let newcomer = Newcomer {
+                record: &record,
+                charge,
+                hash,
+                stamp: moment.stamp,
+                deadline: self.memory_deadline(record.deadline(), moment.wall),
+                old: old.map(|id| locked.shard.charge(id)),
+            };
             if enters && !self.reserve(&mut locked, &newcomer, garbage) {
                 drop(locked);
                 if !self.evict_one(Some(&newcomer), garbage) {

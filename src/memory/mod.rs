@@ -52,7 +52,7 @@ use std::ops::{Deref, DerefMut};
 use crate::hash::{KeyHash, KeyHasher};
 use crate::record::Record;
 use crate::stats::Limits;
-use crate::strategy::{Leaving, Strategy};
+use crate::strategy::Strategy;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{BriefGuard, BriefMutex, CachePadded};
 
@@ -127,7 +127,7 @@ impl Account {
         match newcomer {
             // More than there is: the old entry has left meanwhile, and who asks is to look again.
             Some(newcomer) if newcomer.old.is_some_and(|old| old > self.bytes) => true,
-            Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge()).is_some(),
+            Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
             None => !self.limits.exceeded(self.entries, self.bytes),
         }
     }
@@ -206,7 +206,7 @@ impl<S> Locked<'_, S> {
     #[must_use]
     pub(crate) fn reserve(&mut self, newcomer: &Newcomer<'_>) -> bool {
         self.show(newcomer.stamp);
-        let reserved = self.memory.account.lock().exchange(newcomer.old, newcomer.charge());
+        let reserved = self.memory.account.lock().exchange(newcomer.old, newcomer.charge);
         self.guarded.was_full = !reserved;
         reserved
     }
@@ -258,7 +258,7 @@ impl<S> Locked<'_, S> {
             }
             let charge = locked.shard.charge(id);
             let mut account = memory.account.lock();
-            if account.exchange(newcomer.old, newcomer.charge()) {
+            if account.exchange(newcomer.old, newcomer.charge) {
                 drop(account);
                 self.was_full = false;
                 return Room::Reserved;
@@ -268,7 +268,7 @@ impl<S> Locked<'_, S> {
                 continue;
             }
             account.release(charge);
-            let reserved = account.exchange(newcomer.old, newcomer.charge());
+            let reserved = account.exchange(newcomer.old, newcomer.charge);
             drop(account);
             let Guarded { shard, side, .. } = &mut *locked.guarded;
             hook(side, shard.remove(id));
@@ -311,11 +311,12 @@ impl<S> Locked<'_, S> {
 
     /// Takes an entry out of the shard and the account.
     pub(crate) fn remove(&mut self, id: SlotId) -> Removed {
-        let reach = Reach { memory: self.memory, mine: Mine::One(self.index) };
-        let shard = &mut self.guarded.shard;
-        let place = (shard.number(id), shard.charge(id));
-        self.memory.account.lock().give_up(&reach, place, Leaving::Removed);
-        shard.remove(id)
+        if self.memory.is_ordered {
+            return self.remove_from_order(id);
+        }
+        let removed = self.shard.remove(id);
+        self.memory.account.lock().release(removed.charge());
+        removed
     }
 }
 
@@ -323,6 +324,7 @@ impl<S> Locked<'_, S> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Newcomer<'k> {
     pub(crate) record: &'k Record,
+    pub(crate) charge: u64,
     pub(crate) hash: KeyHash,
     pub(crate) stamp: u64,
     /// When it leaves memory, or [`crate::record::NEVER`].
@@ -334,10 +336,6 @@ pub(crate) struct Newcomer<'k> {
 impl Newcomer<'_> {
     fn key(&self) -> &[u8] {
         self.record.key()
-    }
-
-    fn charge(&self) -> u64 {
-        self.record.charge()
     }
 }
 

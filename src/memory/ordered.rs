@@ -29,7 +29,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::hash::KeyHash;
-use crate::memory::{Account, Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard};
+use crate::memory::{
+    Account, Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId,
+};
 use crate::record::{FILED_MAX, NEVER, Record};
 use crate::stats::Limits;
 use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
@@ -235,7 +237,7 @@ impl Newcomer<'_> {
         NewEntry {
             key: self.key(),
             hash: self.hash.0,
-            charge: self.charge(),
+            charge: self.charge,
             stamp: Timestamp::from_nanos(self.stamp),
             deadline: timestamp(self.deadline),
         }
@@ -245,7 +247,7 @@ impl Newcomer<'_> {
 impl Account {
     /// Exchanges, and tells the order of a newcomer that replaces nothing; gives its number.
     fn admit<S>(&mut self, reach: &Reach<'_, S>, newcomer: &Newcomer<'_>) -> Option<u32> {
-        if !self.exchange(newcomer.old, newcomer.charge()) {
+        if !self.exchange(newcomer.old, newcomer.charge) {
             return None;
         }
         match &mut self.ordered {
@@ -341,6 +343,15 @@ impl<S> Memory<S> {
 }
 
 impl<S> Locked<'_, S> {
+    /// [`Self::remove`] where there is a tier's order.
+    pub(super) fn remove_from_order(&mut self, id: SlotId) -> Removed {
+        let reach = Reach { memory: self.memory, mine: Mine::One(self.index) };
+        let shard = &mut self.guarded.shard;
+        let place = (shard.number(id), shard.charge(id));
+        self.memory.account.lock().give_up(&reach, place, Leaving::Removed);
+        shard.remove(id)
+    }
+
     /// [`Self::reserve_by_evicting`] by the tier's order.
     pub(super) fn reserve_in_order(
         &mut self,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::record::{Draft, NEVER, Record, Seal};
-use crate::strategy::{Entries, EntryId, EvictionOrder, HITS_MAX, NewEntry, Victim};
+use crate::strategy::{Entries, EntryId, EvictionOrder, HITS_MAX, Leaving, NewEntry, Victim};
 
 /// Key to stamp, charge and deadline: the judge.
 type Model = BTreeMap<Vec<u8>, (u64, u64, u64)>;
@@ -81,7 +81,7 @@ fn restamp(
 
 /// Reserves the place of a newcomer in one way or the other.
 fn reserve(locked: &mut Locked<'_, u64>, model: &mut Model, newcomer: &Newcomer<'_>) -> bool {
-    if newcomer.charge().is_multiple_of(3) {
+    if newcomer.charge.is_multiple_of(3) {
         return locked.reserve(newcomer);
     }
     loop {
@@ -110,7 +110,7 @@ fn put(memory: &Memory<u64>, model: &mut Model, key: &[u8], entry: (u64, u64, u6
         let mut locked = memory.lock(hash);
         let old = restamp(&mut locked, model, hash, key, stamp);
         let (old_charge, record) = (old.map(|id| locked.shard.charge(id)), record(key, charge));
-        let newcomer = Newcomer { record: &record, hash, stamp, deadline, old: old_charge };
+        let newcomer = Newcomer { record: &record, charge, hash, stamp, deadline, old: old_charge };
         if reserve(&mut locked, model, &newcomer) {
             match old {
                 Some(old) => drop(locked.replace(old, record, placement)),
@@ -261,7 +261,8 @@ fn threads_stay_within(strategy: &Strategy) {
                         }
                         let record = record(&key, charge);
                         let (record, stamp, deadline) = (&record, round, NEVER);
-                        let newcomer = Newcomer { record, hash, stamp, deadline, old: None };
+                        let newcomer =
+                            Newcomer { record, charge, hash, stamp, deadline, old: None };
                         let room = locked.reserve_by_evicting(&newcomer, |_, _| ());
                         if matches!(room, Room::Reserved) {
                             locked.insert(hash, record.clone(), placement);
@@ -431,7 +432,7 @@ fn put_in(memory: &Memory<u64>, model: &mut Queue, key: &[u8], charge: u64, stam
     take_out(memory, model, key);
     let (hash, record) = (memory.hash(key), record(key, charge));
     let (deadline, mut left) = (NEVER, Vec::new());
-    let newcomer = Newcomer { record: &record, hash, stamp, deadline, old: None };
+    let newcomer = Newcomer { record: &record, charge, hash, stamp, deadline, old: None };
     loop {
         let mut locked = memory.lock(hash);
         let hook = |_: &mut u64, removed: Removed| left.push(removed.key().to_vec());
