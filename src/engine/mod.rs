@@ -27,6 +27,7 @@ mod bound;
 mod compact;
 mod health;
 mod life;
+mod many;
 mod pending;
 mod queue;
 mod read;

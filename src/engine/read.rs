@@ -31,6 +31,24 @@ pub(super) struct Seen {
     pub(super) token: Option<u64>,
 }
 
+/// What a look that leaves no trace found, as far as that goes without the disk.
+#[derive(Debug)]
+pub(super) enum Looked {
+    /// A record, its last access, and where it is.
+    Found(Record, u64, Tier),
+    Nothing,
+    OnDisk(Sought),
+}
+
+/// What is to be looked for on disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sought {
+    /// The token of [`Below::Unknown`].
+    pub(super) token: u64,
+    /// The last access, if that is not what the disk has.
+    pub(super) accessed: Option<u64>,
+}
+
 /// What a look into memory did not find, with the lock under which it looked.
 struct Missed<'s> {
     locked: Locked<'s, Side>,
@@ -223,17 +241,28 @@ impl Core {
         token: u64,
     ) -> Result<Option<Row>> {
         let read = disk.disk.read(|snapshot| Ok((snapshot.get(hash, key)?, snapshot.is_hurt())));
-        let Some(read) = read else { return self.disk_unavailable(disk, None) };
-        let (removal, is_hurt) = match read {
-            Err(failure) => return self.disk_failed(failure, None),
-            Ok((Lookup::Nothing, _)) => return Ok(None),
-            Ok((Lookup::Row(row), is_hurt)) => {
-                if self.is_valid(&row.record) {
-                    return Ok(Some(row));
-                }
-                (Change::Remove(Record::of_key(key)), is_hurt)
-            }
-            Ok((Lookup::Damaged, is_hurt)) => (Change::Scrub(Record::of_key(key)), is_hurt),
+        match read {
+            None => self.disk_unavailable(disk, None),
+            Some(Err(failure)) => self.disk_failed(failure, None),
+            Some(Ok((lookup, is_hurt))) => Ok(self.accept(disk, hash, key, token, lookup, is_hurt)),
+        }
+    }
+
+    /// What was read of a key, if it is good; what is not is counted and removed.
+    pub(super) fn accept(
+        &self,
+        disk: &DiskSide,
+        hash: KeyHash,
+        key: &[u8],
+        token: u64,
+        lookup: Lookup,
+        is_hurt: bool,
+    ) -> Option<Row> {
+        let removal = match lookup {
+            Lookup::Nothing => return None,
+            Lookup::Row(row) if self.is_valid(&row.record) => return Some(row),
+            Lookup::Row(_) => Change::Remove(Record::of_key(key)),
+            Lookup::Damaged => Change::Scrub(Record::of_key(key)),
         };
         self.counts.corrupt.add(u64::from(!is_hurt));
         let mut locked = self.memory.lock(hash);
@@ -245,7 +274,7 @@ impl Core {
                 disk.queue.push_forced(removal);
             }
         }
-        Ok(None)
+        None
     }
 
     /// Whether what was read from disk under this token is still the newest of its key (P2).
@@ -401,7 +430,7 @@ impl Core {
             "peek",
             key,
             if found.is_some() { "hit" } else { "miss" },
-            tier_name(found.as_ref())
+            tier_name(found.as_ref().map(|found| found.tier))
         );
         Ok(found)
     }
@@ -411,70 +440,73 @@ impl Core {
         self.check_key(key)?;
         let found = self.look(key, self.wall(at))?;
         let outcome = if found.is_some() { "hit" } else { "miss" };
-        trace_op!("contains_key", key, outcome, tier_name(found.as_ref()));
+        trace_op!("contains_key", key, outcome, tier_name(found.as_ref().map(|found| found.tier)));
         Ok(found.is_some())
     }
 
     /// Looks without a trace: sets no stamp, promotes and removes nothing, counts nothing.
     pub(super) fn look(&self, key: &[u8], wall: u64) -> Result<Option<Found>> {
         let hash = self.memory.hash(key);
-        let locked = self.memory.lock(hash);
-        let mut newest = None;
-        if let Some(id) = locked.shard.find(hash, key) {
-            let (record, stamp) = (locked.shard.record(id), locked.shard.stamp(id));
-            if !self.is_over(locked.shard.deadline(id), stamp, wall) {
-                let record = record.clone();
-                drop(locked);
-                return Ok(Some(self.found(record, stamp, Tier::Memory)));
+        let mut locked = self.memory.lock_for_hit(hash);
+        let seen = self.look_under_lock(&mut locked.guarded, hash, key, wall);
+        drop(locked);
+        match seen {
+            Looked::Found(record, accessed, tier) => Ok(Some(self.found(record, accessed, tier))),
+            Looked::Nothing => Ok(None),
+            Looked::OnDisk(sought) => {
+                let Some(disk) = &self.disk else { return Ok(None) };
+                let row = self.read_disk(disk, hash, key, sought.token)?;
+                Ok(row.and_then(|row| self.found_on_disk(row, sought, wall)))
             }
-            if self.is_over(record.deadline(), stamp, wall) {
-                return Ok(None);
-            }
-            newest = Some(stamp);
         }
-        let Some(disk) = &self.disk else { return Ok(None) };
-        let Some(seen) = self.see_below(disk, locked, hash, key)? else { return Ok(None) };
-        let accessed = newest.unwrap_or(seen.accessed);
-        if self.is_over(seen.record.deadline(), accessed, wall) {
-            return Ok(None);
-        }
-        Ok(Some(self.found(seen.record, accessed, Tier::Disk)))
     }
 
-    /// One slot per key asked, in that order. Counts every key as a get, and changes nothing else.
-    pub(crate) fn get_many<K: AsRef<[u8]>>(
+    /// Likewise, as far as that goes without the disk.
+    #[inline]
+    pub(super) fn look_under_lock(
         &self,
-        keys: &[K],
-        at: Option<Timestamp>,
-    ) -> Result<Vec<Option<Found>>> {
-        for key in keys {
-            self.check_key(key.as_ref())?;
+        guarded: &mut Guarded<Side>,
+        hash: KeyHash,
+        key: &[u8],
+        wall: u64,
+    ) -> Looked {
+        let Guarded { shard, side, .. } = guarded;
+        let mut accessed = None;
+        if let Some(held) = shard.held(hash, key) {
+            let stamp = held.recency();
+            if !self.is_over(held.leaves(), stamp, wall) {
+                return Looked::Found(held.take(), stamp, Tier::Memory);
+            }
+            if self.is_over(held.deadline(), stamp, wall) {
+                return Looked::Nothing;
+            }
+            accessed = Some(stamp);
         }
-        let wall = self.wall(at);
-        let mut slots = Vec::with_capacity(keys.len());
-        for key in keys.iter().map(AsRef::as_ref) {
-            let found = self.look(key, wall)?;
-            let count = match found.as_ref().map(|f| f.tier) {
-                Some(Tier::Memory) => {
-                    self.memory.lock(self.memory.hash(key)).side.counts.memory_hits += 1;
-                    "hit"
-                }
-                Some(Tier::Disk) => {
-                    self.counts.disk_hits.add(1);
-                    "hit"
-                }
-                None => {
-                    self.counts.misses.add(1);
-                    "miss"
-                }
-            };
-            trace_op!("get_many", key, count, tier_name(found.as_ref()));
-            slots.push(found);
+        if self.disk.is_none() {
+            return Looked::Nothing;
         }
-        Ok(slots)
+        let accessed = accessed.or_else(|| side.touched(hash, key));
+        match side.below(hash, key) {
+            Below::Gone => Looked::Nothing,
+            Below::Unknown { token } => Looked::OnDisk(Sought { token, accessed }),
+            Below::Value(record) => {
+                let accessed = accessed.unwrap_or(record.stamp());
+                if self.is_over(record.deadline(), accessed, wall) {
+                    return Looked::Nothing;
+                }
+                Looked::Found(record, accessed, Tier::Disk)
+            }
+        }
+    }
+
+    /// What a row is that was sought, unless its time is over.
+    pub(super) fn found_on_disk(&self, row: Row, sought: Sought, wall: u64) -> Option<Found> {
+        let accessed = sought.accessed.unwrap_or(row.stamp);
+        let is_over = self.is_over(row.record.deadline(), accessed, wall);
+        (!is_over).then(|| self.found(row.record, accessed, Tier::Disk))
     }
 }
 
-fn tier_name(found: Option<&Found>) -> &'static str {
-    found.map_or("none", |f| f.tier.name())
+pub(super) fn tier_name(tier: Option<Tier>) -> &'static str {
+    tier.map_or("none", Tier::name)
 }

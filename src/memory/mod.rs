@@ -418,7 +418,7 @@ impl<S> Memory<S> {
 
     /// The number of a key's shard.
     #[inline]
-    fn index(&self, hash: KeyHash) -> usize {
+    pub(crate) fn index(&self, hash: KeyHash) -> usize {
         hash.shard(self.shards.len() - 1)
     }
 
@@ -437,7 +437,12 @@ impl<S> Memory<S> {
     /// Locks the shard of a key for a hit.
     #[inline]
     pub(crate) fn lock_for_hit(&self, hash: KeyHash) -> LockedForHit<'_, S> {
-        let index = self.index(hash);
+        self.lock_nth_for_hits(self.index(hash))
+    }
+
+    /// Locks a shard by its number for hits.
+    #[inline]
+    pub(crate) fn lock_nth_for_hits(&self, index: usize) -> LockedForHit<'_, S> {
         LockedForHit { guarded: self.shards[index].lock(), index, memory: self }
     }
 

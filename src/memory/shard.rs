@@ -158,6 +158,18 @@ impl Shard {
         Hit::Taken(take(held))
     }
 
+    /// The record of a key, to look at it and to take handles.
+    #[inline]
+    pub(crate) fn held(&mut self, hash: KeyHash, key: &[u8]) -> Option<&mut Held> {
+        self.table.find_mut(hash.check(), key)
+    }
+
+    /// Has the processor fetch the entry of a key that is asked for soon.
+    #[inline]
+    pub(crate) fn fetch_ahead(&self, hash: KeyHash) {
+        self.table.fetch_ahead(hash.check());
+    }
+
     pub(crate) fn record(&self, id: SlotId) -> &Record {
         self.table.get(id)
     }

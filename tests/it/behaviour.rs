@@ -595,3 +595,49 @@ fn keys_walk_in_their_own_order() {
     cache.insert(&spot((3, 1)), &1).unwrap();
     assert_eq!(cache.get(&spot((3, 1))).unwrap().unwrap().key(), [!3, 0x80, 1]);
 }
+
+#[test]
+fn many_keys_are_found_wherever_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ByteCache::builder()
+        .path(folder.path().join("many.larder"))
+        .memory_max_entries(40)
+        .shards(8)
+        .write_policy(BY_HAND)
+        .open()
+        .unwrap();
+    let key = |n: u32| format!("{n:04}").into_bytes();
+    let put = |n: u32, value: u32| cache.insert(&key(n), &value.to_le_bytes()).unwrap();
+    (0..400).for_each(|n| put(n, n));
+    cache.flush().unwrap();
+    // Not committed: newer values, of which memory has some, and removals.
+    (0..60).for_each(|n| put(n, n + 1_000));
+    let removed: Vec<Vec<u8>> = (60..80).map(key).collect();
+    assert_eq!(cache.remove_many(removed.iter().map(|key| &key[..])).unwrap(), 20);
+    cache.reset_stats();
+    let before = cache.stats();
+
+    // In no order, some of them twice.
+    let asked: Vec<u32> = (0..900).map(|n| n * 7 % 450).collect();
+    let keys: Vec<Vec<u8>> = asked.iter().map(|n| key(*n)).collect();
+    let found = cache.get_many(keys.iter().map(|key| &key[..])).unwrap();
+    let (mut tiers, mut misses) = ([0, 0], 0);
+    for (n, slot) in asked.iter().zip(&found) {
+        let expected = match n {
+            0..60 => Some(n + 1_000),
+            60..80 | 400.. => None,
+            80..400 => Some(*n),
+        };
+        let value = slot.as_ref().map(|entry| u32::from_le_bytes(entry[..].try_into().unwrap()));
+        assert_eq!(value, expected, "{n}");
+        match slot {
+            Some(entry) => tiers[usize::from(entry.tier() == Tier::Disk)] += 1,
+            None => misses += 1,
+        }
+    }
+    let after = cache.stats();
+    assert_eq!([after.memory_hits, after.disk_hits, after.misses], [tiers[0], tiers[1], misses]);
+    assert_eq!((after.gets, tiers[0]), (900, 80));
+    let kept = |stats: &Stats| (stats.memory_entries, stats.promotions);
+    assert_eq!(kept(&after), kept(&before));
+}
