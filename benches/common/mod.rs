@@ -50,11 +50,15 @@ impl Random {
 /// costs next to nothing.
 pub(crate) type Key = [u8; 16];
 
-/// The keys of the numbers below `count`, in an order that is not theirs.
-pub(crate) fn keys(count: usize) -> Vec<Key> {
+/// The key of a number; their order is not that of the numbers.
+pub(crate) fn key(number: usize) -> Key {
     let digit = |nibble: u64| b"0123456789abcdef"[usize::try_from(nibble & 15).unwrap_or_default()];
-    let spread = |number: usize| (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let key = |number| std::array::from_fn(|place| digit(spread(number) >> (4 * place)));
+    let spread = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    std::array::from_fn(|place| digit(spread >> (4 * place)))
+}
+
+/// The keys of the numbers below `count`.
+pub(crate) fn keys(count: usize) -> Vec<Key> {
     (0..count).map(key).collect()
 }
 
