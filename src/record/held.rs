@@ -308,8 +308,16 @@ mod tests {
         held.set_filed(3);
         assert_eq!((held.handed(), held.filed(), held.check()), (Some(u64::MAX), 3, u32::MAX));
         assert_eq!((held.recency(), held.leaves(), held.key()), (5, 6, &b"key"[..]));
+        assert_eq!(held.hits(), 0);
+        for counted in (1..=HITS_MAX).chain([HITS_MAX; 3]) {
+            held.count_hit();
+            assert_eq!(held.hits(), counted);
+        }
         held.set_handed(None);
-        assert_eq!((held.handed(), held.filed()), (None, 3));
+        assert_eq!((held.handed(), held.filed(), held.hits()), (None, 3, HITS_MAX));
+        held.forget_hits();
+        held.set_hits(2);
+        assert_eq!((held.hits(), held.filed(), held.check()), (2, 3, u32::MAX));
         drop(held.into_record());
     }
 

@@ -13,6 +13,7 @@ mod history;
 mod model;
 mod regressions;
 mod replay;
+mod strategies;
 mod support;
 mod threads;
 mod torture;

@@ -1,0 +1,242 @@
+//! Every strategy under everything that a cache does: values are right, limits hold, order or not.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use larder::{
+    ByteCache, Entries, EntryId, EvictionOrder, InsertOptions, Leaving, ManualClock, NewEntry,
+    Strategy, Timestamp, Victim,
+};
+
+use crate::support::{Rng, Watchdog, seed};
+
+const ALL: [Strategy; 7] = [
+    Strategy::Lru,
+    Strategy::Lfu,
+    Strategy::S3Fifo,
+    Strategy::Sieve,
+    Strategy::Fifo,
+    Strategy::Ttl,
+    Strategy::Size,
+];
+
+fn value(key: u8, version: u64) -> Vec<u8> {
+    let mut value = vec![key; 1 + usize::from(key % 7)];
+    value.extend(version.to_le_bytes());
+    value
+}
+
+/// One operation, of the cache and of a map that forgets nothing.
+fn step(cache: &ByteCache, map: &mut BTreeMap<u8, Vec<u8>>, rng: &mut Rng, version: u64) {
+    let (key, new) = (rng.key(60), rng.below(100));
+    let stored = value(key, version);
+    let name = [b'k', key];
+    match new {
+        0..40 => {
+            let found = cache.get(&name).unwrap().map(|entry| entry.to_vec());
+            assert_eq!(found.as_ref(), map.get(&key), "{key}");
+        }
+        40..60 => cache.insert(&name, &stored).unwrap(),
+        60..70 => {
+            let options = InsertOptions::default().weight(rng.below(40));
+            cache.insert_with(&name, &stored, &options).unwrap();
+        }
+        70..75 => {
+            let options = InsertOptions::default().ttl(Duration::from_secs(3600 + rng.below(9)));
+            cache.insert_with(&name, &stored, &options).unwrap();
+        }
+        75..80 => {
+            let earlier = Timestamp::from_secs(1_000 + rng.below(50));
+            cache.insert_at(&name, &stored, earlier).unwrap();
+        }
+        80..84 => {
+            let names: Vec<[u8; 2]> = (key..key + 9).map(|key| [b'k', key]).collect();
+            let values: Vec<Vec<u8>> = (key..key + 9).map(|key| value(key, version)).collect();
+            cache.insert_many(names.iter().zip(&values).map(|(n, v)| (&n[..], &v[..]))).unwrap();
+            map.extend((key..key + 9).zip(values));
+            return;
+        }
+        84..90 => {
+            assert_eq!(cache.invalidate(&name).unwrap(), map.remove(&key).is_some());
+            return;
+        }
+        90..94 => {
+            let there = cache.touch(&name, Some(Duration::from_secs(7200))).unwrap();
+            assert_eq!(there, map.contains_key(&key));
+        }
+        94..97 => {
+            let names: Vec<[u8; 2]> = (0..70).map(|key| [b'k', key]).collect();
+            for (name, slot) in
+                names.iter().zip(cache.get_many(names.iter().map(|n| &n[..])).unwrap())
+            {
+                assert_eq!(slot.map(|entry| entry.to_vec()).as_ref(), map.get(&name[1]));
+            }
+        }
+        97 => {
+            cache.get_at(&name, Timestamp::from_secs(2_000 + version % 100)).unwrap();
+        }
+        98 => {
+            let entries = Some(1 + rng.below(25)).filter(|_| rng.below(4) > 0);
+            let bytes = Some(50 + rng.below(300)).filter(|_| rng.below(2) > 0);
+            cache.set_memory_limits(entries, bytes).unwrap();
+        }
+        _ if rng.below(10) == 0 => {
+            cache.clear().unwrap();
+            map.clear();
+        }
+        _ => {}
+    }
+    if (40..80).contains(&new) {
+        map.insert(key, stored);
+    }
+}
+
+#[test]
+fn every_strategy_keeps_every_value_right() {
+    let seed = seed();
+    for (strategy, shards) in ALL.into_iter().flat_map(|s| [(s.clone(), 1), (s, 8)]) {
+        let dog = Watchdog::start(format!("{strategy:?}, {shards} shards"));
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(Timestamp::from_secs(10_000));
+        let cache = ByteCache::builder()
+            .path(folder.path().join("strategies.larder"))
+            .memory_max_entries(12)
+            .memory_max_bytes(200)
+            .strategy(strategy.clone())
+            .shards(shards)
+            .clock(clock.clone())
+            .open()
+            .unwrap();
+        let (mut map, mut rng) = (BTreeMap::new(), Rng::new(seed ^ shards as u64));
+        for version in 0..4_000 {
+            clock.advance(Duration::from_micros(1));
+            step(&cache, &mut map, &mut rng, version);
+            cache.validate().unwrap_or_else(|broken| panic!("{strategy:?}: {broken}"));
+        }
+        assert_eq!(cache.len(), map.len() as u64);
+        assert!(cache.stats().memory_evictions > 500, "{:?}", cache.stats());
+        drop(dog);
+    }
+}
+
+#[test]
+fn what_is_kept_does_not_depend_on_the_shards() {
+    let seed = seed();
+    // What goes by the hashes of keys, of which every cache has its own, is not among them.
+    for strategy in [Strategy::Sieve, Strategy::Fifo, Strategy::Ttl, Strategy::Size] {
+        let kept = |shards: usize| {
+            let clock = ManualClock::new(Timestamp::from_secs(10_000));
+            let cache = ByteCache::builder().memory_max_entries(20).strategy(strategy.clone());
+            let cache = cache.shards(shards).clock(clock.clone()).open().unwrap();
+            let mut rng = Rng::new(seed);
+            for _ in 0..3_000 {
+                clock.advance(Duration::from_micros(1));
+                let key = [rng.key(60)];
+                let options =
+                    InsertOptions::default().ttl(Duration::from_secs(1 + rng.below(1_000)));
+                if cache.get(&key).unwrap().is_none() {
+                    let value = vec![0; 1 + rng.index(50)];
+                    cache.insert_with(&key, &value, &options).unwrap();
+                }
+            }
+            let mut keys: Vec<Vec<u8>> = cache.keys().map(Result::unwrap).collect();
+            keys.sort_unstable();
+            (keys, cache.stats().memory_hits)
+        };
+        let one = kept(1);
+        assert_eq!([kept(2), kept(8), kept(64)], [(); 3].map(|()| one.clone()), "{strategy:?}");
+    }
+}
+
+#[test]
+fn threads_stay_within_the_limits_of_every_strategy() {
+    for strategy in ALL {
+        let dog = Watchdog::start(format!("{strategy:?}"));
+        let cache = ByteCache::builder()
+            .memory_max_entries(50)
+            .memory_max_bytes(2_000)
+            .strategy(strategy.clone())
+            .shards(8)
+            .open()
+            .unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (cache, over) = (&cache, &over);
+                scope.spawn(move || {
+                    let mut rng = Rng::new(thread);
+                    for version in 0..10_000 {
+                        let key = rng.key(200);
+                        match rng.below(10) {
+                            0 => drop(cache.remove(&[key]).unwrap()),
+                            1..6 => match cache.get(&[key]).unwrap() {
+                                Some(entry) => assert_eq!(entry[0], key),
+                                None => cache.insert(&[key], &value(key, version)).unwrap(),
+                            },
+                            _ => cache.insert(&[key], &value(key, version)).unwrap(),
+                        }
+                        if cache.memory_len() > 50 || cache.memory_bytes() > 2_000 {
+                            over.store(true, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(!over.into_inner(), "{strategy:?} exceeded a limit");
+        assert_eq!(cache.validate(), Ok(()), "{strategy:?}");
+        drop(dog);
+    }
+}
+
+#[test]
+fn what_is_idle_is_swept_with_every_strategy() {
+    for strategy in ALL {
+        let clock = ManualClock::new(Timestamp::from_secs(10_000));
+        let cache = ByteCache::builder()
+            .memory_max_entries(100)
+            .strategy(strategy.clone())
+            .time_to_idle(Duration::from_secs(10))
+            .clock(clock.clone())
+            .open()
+            .unwrap();
+        for key in 0..50 {
+            cache.insert(&[key], b"value").unwrap();
+        }
+        clock.advance(Duration::from_secs(6));
+        for key in 0..20 {
+            assert!(cache.get(&[key]).unwrap().is_some());
+        }
+        clock.advance(Duration::from_secs(6));
+        assert_eq!(cache.purge_expired().unwrap(), 30, "{strategy:?}");
+        assert_eq!((cache.len(), cache.validate()), (20, Ok(())), "{strategy:?}");
+    }
+}
+
+/// Panics when it is asked who leaves.
+#[derive(Debug)]
+struct Undecided;
+
+impl EvictionOrder for Undecided {
+    fn insert(&mut self, _: EntryId, _: &mut dyn Entries) {}
+
+    fn remove(&mut self, _: EntryId, _: Leaving, _: &mut dyn Entries) {}
+
+    fn victim(&mut self, _: Option<&NewEntry<'_>>, _: &mut dyn Entries) -> Option<Victim> {
+        panic!("who can say")
+    }
+}
+
+#[test]
+fn a_panicking_order_harms_nothing() {
+    let cache = ByteCache::builder()
+        .memory_max_entries(3)
+        .strategy(Strategy::custom(|| Undecided))
+        .open()
+        .unwrap();
+    for key in 0..10 {
+        cache.insert(&[key], b"value").unwrap();
+        assert!(cache.get(&[key]).unwrap().is_some());
+    }
+    assert_eq!((cache.len(), cache.validate()), (3, Ok(())));
+}
