@@ -91,8 +91,6 @@ pub(crate) struct Guarded<S> {
     published: Option<u64>,
     /// Whether there was no room when this shard last asked for some.
     was_full: bool,
-    /// The number of the entry whose place was reserved last, for the tier's order.
-    reserved: u32,
 }
 
 /// What the tier holds and may hold (M2).
@@ -289,8 +287,7 @@ impl<S> Locked<'_, S> {
     pub(crate) fn insert(&mut self, hash: KeyHash, record: Record, at: Placement) -> SlotId {
         let id = self.guarded.shard.insert(hash, record, at);
         if self.memory.is_ordered {
-            let reserved = self.guarded.reserved;
-            self.guarded.shard.set_filed(id, reserved);
+            self.enter_order(id);
         }
         id
     }

@@ -3,17 +3,15 @@
 //! # How it works
 //!
 //! The account has the order beside its sums, under the same lock, and each entry by its number. An entry
-//! is told to the order in the step that reserves its place, and taken from it in the step that gives its
-//! place up; so the order knows exactly what the account counts. A hit only counts itself in the record, under
-//! its shard's lock; the order reads that from anywhere, and sets it back only where the shard can be
-//! locked, which with one thread is always.
+//! is told to the order when it is in its shard's table, and taken from it in the step that gives its place
+//! up. A hit only counts itself in the record, under its shard's lock; the order reads that from anywhere,
+//! and sets it back only where the shard can be locked, which with one thread is always.
 //!
 //! # Invariants
 //!
 //! - **O1** the order was told of the entries that have a number, and of no others; they are those that the
-//!   account counts.
-//! - **O2** an entry in a table has the number of its record here; one that is here and in no table yet
-//!   belongs to a thread that holds its shard's lock.
+//!   account counts, besides what is reserved by a thread that holds its shard's lock.
+//! - **O2** an entry in a table has the number of its record here.
 //!
 //! # Concurrency
 //!
@@ -35,6 +33,7 @@ use crate::memory::{
 use crate::record::{FILED_MAX, NEVER, Record};
 use crate::stats::Limits;
 use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
+use crate::sync::thread;
 use crate::time::Timestamp;
 use crate::trace;
 
@@ -245,17 +244,9 @@ impl Newcomer<'_> {
 }
 
 impl Account {
-    /// Exchanges, and tells the order of a newcomer that replaces nothing; gives its number.
-    fn admit<S>(&mut self, reach: &Reach<'_, S>, newcomer: &Newcomer<'_>) -> Option<u32> {
-        if !self.exchange(newcomer.old, newcomer.charge) {
-            return None;
-        }
-        match &mut self.ordered {
-            Some(ordered) if newcomer.old.is_none() => {
-                Some(ordered.enter(reach, newcomer.record.clone()))
-            }
-            _ => Some(FILED_MAX),
-        }
+    /// Whether nobody is in yet, and somebody who has a place is about to be.
+    fn is_entering(&self) -> bool {
+        self.entries > 0 && self.ordered.as_ref().is_some_and(|ordered| ordered.len() == 0)
     }
 
     /// Gives up the place of the entry with this number, for the tier's order if there is one.
@@ -316,6 +307,12 @@ impl<S> Memory<S> {
             }
             let index = match self.named(&mut account, Mine::None, newcomer) {
                 Ok((_, hash)) => self.index(hash),
+                Err(_) if account.is_entering() => {
+                    drop(account);
+                    thread::yield_now();
+                    account = self.account.lock();
+                    continue;
+                }
                 Err(evicted) => return evicted,
             };
             drop(account);
@@ -361,8 +358,7 @@ impl<S> Locked<'_, S> {
         let memory = self.memory;
         let reach = Reach { memory, mine: Mine::One(self.index) };
         let mut account = memory.account.lock();
-        if let Some(number) = account.admit(&reach, newcomer) {
-            self.guarded.reserved = number;
+        if account.exchange(newcomer.old, newcomer.charge) {
             return Room::Reserved;
         }
         let named = memory.named(&mut account, reach.mine, Some(newcomer));
@@ -380,12 +376,20 @@ impl<S> Locked<'_, S> {
             return Room::None;
         }
         account.give_up(&reach, (victim, shard.charge(id)), Leaving::Evicted);
-        let admitted = account.admit(&reach, newcomer);
+        let reserved = account.exchange(newcomer.old, newcomer.charge);
         drop(account);
         let Guarded { shard, side, .. } = &mut *other.as_mut().unwrap_or(self).guarded;
         hook(side, shard.remove(id));
-        let Some(number) = admitted else { return Room::More };
-        self.guarded.reserved = number;
-        Room::Reserved
+        if reserved { Room::Reserved } else { Room::More }
+    }
+
+    /// Tells the tier's order of an entry that has come in.
+    pub(super) fn enter_order(&mut self, id: SlotId) {
+        let reach = Reach { memory: self.memory, mine: Mine::One(self.index) };
+        let shard = &mut self.guarded.shard;
+        let (record, _) = shard.filed(id);
+        if let Some(ordered) = &mut self.memory.account.lock().ordered {
+            shard.set_filed(id, ordered.enter(&reach, record));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The memory tier against a sorted map, and under threads.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
 use crate::record::{Draft, NEVER, Record, Seal};
@@ -251,7 +252,8 @@ fn threads_stay_within(strategy: &Strategy) {
                 for round in 0..rounds {
                     let key = [u8::try_from(rng.below(12)).unwrap()];
                     let (hash, charge) = (memory.hash(&key), 1 + rng.below(20));
-                    let placement = Placement { stamp: round, handed: NOT_BELOW, deadline: NEVER };
+                    let deadline = round + 50;
+                    let placement = Placement { stamp: round, handed: NOT_BELOW, deadline };
                     loop {
                         let mut locked = memory.lock(hash);
                         let old = locked.shard.find(hash, &key);
@@ -260,7 +262,7 @@ fn threads_stay_within(strategy: &Strategy) {
                             continue;
                         }
                         let record = record(&key, charge);
-                        let (record, stamp, deadline) = (&record, round, NEVER);
+                        let (record, stamp) = (&record, round);
                         let newcomer =
                             Newcomer { record, charge, hash, stamp, deadline, old: None };
                         let room = locked.reserve_by_evicting(&newcomer, |_, _| ());
@@ -292,8 +294,11 @@ struct Spare {
 }
 
 impl EvictionOrder for Spare {
-    fn insert(&mut self, id: EntryId, _: &mut dyn Entries) {
+    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
         assert!(!self.queue.contains(&id), "O1: {id:?} is there twice");
+        let (stamp, deadline) = (entries.stamp(id), entries.deadline(id));
+        assert_eq!(Some(stamp + Duration::from_nanos(50)), deadline, "it is there as it came");
+        assert_eq!((entries.hits(id), entries.charge(id) > 0), (0, true));
         self.queue.push(id);
     }
 
@@ -431,7 +436,7 @@ fn leave(model: &mut Queue, newcomer: Option<u64>) -> Vec<Vec<u8>> {
 fn put_in(memory: &Memory<u64>, model: &mut Queue, key: &[u8], charge: u64, stamp: u64) {
     take_out(memory, model, key);
     let (hash, record) = (memory.hash(key), record(key, charge));
-    let (deadline, mut left) = (NEVER, Vec::new());
+    let (deadline, mut left) = (stamp + 50, Vec::new());
     let newcomer = Newcomer { record: &record, charge, hash, stamp, deadline, old: None };
     loop {
         let mut locked = memory.lock(hash);
@@ -455,7 +460,7 @@ fn put_all(memory: &Memory<u64>, model: &mut Queue, rng: &mut Rng, stamp: u64) {
     let mut all = memory.lock_all();
     for _ in 0..rng.below(6) {
         let (key, charge) = ([u8::try_from(rng.below(10)).unwrap()], 1 + rng.below(20));
-        let placement = Placement { stamp, handed: NOT_BELOW, deadline: NEVER };
+        let placement = Placement { stamp, handed: NOT_BELOW, deadline: stamp + 50 };
         all.put(memory.hash(&key), record(&key, charge), placement);
         match model.iter_mut().find(|entry| entry.0 == key) {
             Some(entry) => (entry.1, entry.2) = (charge, (entry.2 + 1).min(HITS_MAX)),

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use larder::{
     ByteCache, Entries, EntryId, EvictionOrder, InsertOptions, Leaving, ManualClock, NewEntry,
-    Strategy, Timestamp, Victim,
+    Strategy, Tier, Timestamp, Victim,
 };
 
 use crate::support::{Rng, Watchdog, seed};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 const ALL: [Strategy; 7] = [
     Strategy::Lru,
@@ -211,6 +213,57 @@ fn what_is_idle_is_swept_with_every_strategy() {
         assert_eq!(cache.purge_expired().unwrap(), 30, "{strategy:?}");
         assert_eq!((cache.len(), cache.validate()), (20, Ok(())), "{strategy:?}");
     }
+}
+
+/// What is in memory after each of these keys was asked for, and stored with so many bytes where it was
+/// not there: three fit.
+fn kept(strategy: Strategy, asked: &[(&str, usize)], ttl: impl Fn(&str) -> u64) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(Timestamp::from_secs(10_000));
+    let builder = ByteCache::builder().path(folder.path().join("kept.larder")).shards(4);
+    let builder = builder.memory_max_entries(3).strategy(strategy).clock(clock.clone());
+    let cache = builder.open().unwrap();
+    for (key, bytes) in asked {
+        clock.advance(SECOND);
+        let found = cache.peek(key.as_bytes()).unwrap();
+        if found.is_some_and(|entry| entry.tier() == Tier::Memory) {
+            cache.get(key.as_bytes()).unwrap();
+        } else {
+            let options = InsertOptions::default().ttl(SECOND * u32::try_from(ttl(key)).unwrap());
+            cache.insert_with(key.as_bytes(), &vec![0; *bytes], &options).unwrap();
+        }
+    }
+    let mut names = Vec::new();
+    for name in cache.keys().map(Result::unwrap) {
+        if cache.peek(&name).unwrap().is_some_and(|entry| entry.tier() == Tier::Memory) {
+            names.push(String::from_utf8(name).unwrap());
+        }
+    }
+    names
+}
+
+#[test]
+fn each_strategy_evicts_whom_it_says() {
+    let one = |keys: &'static str| -> Vec<(&str, usize)> {
+        keys.split(' ').map(|key| (key, 10)).collect()
+    };
+    let forever = |_: &str| 1_000_000;
+    // What was stored first leaves, whatever was used since.
+    assert_eq!(kept(Strategy::Fifo, &one("c b a c c d"), forever), ["a", "b", "d"]);
+    assert_eq!(kept(Strategy::Fifo, &one("z y x w v u"), forever), ["u", "v", "w"]);
+    assert_eq!(kept(Strategy::Lru, &one("c b a c c d"), forever), ["a", "c", "d"]);
+    // The hand spares what was hit, and goes on from where it was.
+    assert_eq!(kept(Strategy::Sieve, &one("c b a c b d"), forever), ["b", "c", "d"]);
+    // What is asked for once leaves before what was asked for twice more, however long ago.
+    assert_eq!(kept(Strategy::S3Fifo, &one("a a a b c d e f"), forever)[0], "a");
+    // The soonest deadline, whatever was used since.
+    let ttl = |key: &str| if key == "b" { 500 } else { 1_000 };
+    assert_eq!(kept(Strategy::Ttl, &one("a b c d"), ttl), ["a", "c", "d"]);
+    let by_age = |_: &str| 1_000;
+    assert_eq!(kept(Strategy::Ttl, &one("a b c a d"), by_age), ["b", "c", "d"]);
+    // The largest.
+    let sizes = [("a", 10), ("b", 500), ("c", 10), ("d", 10)];
+    assert_eq!(kept(Strategy::Size, &sizes, forever), ["a", "c", "d"]);
 }
 
 /// Panics when it is asked who leaves.
