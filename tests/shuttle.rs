@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use larder::{ByteCache, ErrorKind, ManualClock, TierHealth, Timestamp, WhenFull, WritePolicy};
+use larder::{
+    ByteCache, ErrorKind, ManualClock, Strategy, TierHealth, Timestamp, WhenFull, WritePolicy,
+};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Runner, thread};
 use tempfile::TempDir;
@@ -411,10 +413,20 @@ fn a_close_does_not_bring_back_what_a_full_queue_shed() {
 
 #[test]
 fn memory_is_never_over_its_limits() {
-    check(|| {
+    never_over_the_limits(Strategy::Lru);
+}
+
+#[test]
+fn memory_is_never_over_its_limits_in_an_order_of_the_tier() {
+    never_over_the_limits(Strategy::S3Fifo);
+}
+
+fn never_over_the_limits(strategy: Strategy) {
+    check(move || {
         let cache = ByteCache::builder()
             .memory_max_entries(2)
             .memory_max_bytes(5)
+            .strategy(strategy.clone())
             .shards(4)
             .clock(ManualClock::new(Timestamp::from_secs(1_000)))
             .open()
@@ -443,8 +455,18 @@ fn memory_is_never_over_its_limits() {
 
 #[test]
 fn of_two_inserts_of_a_key_one_stays() {
-    check(|| {
+    one_of_two_stays(Strategy::Lru);
+}
+
+#[test]
+fn of_two_inserts_of_a_key_one_stays_in_an_order_of_the_tier() {
+    one_of_two_stays(Strategy::Sieve);
+}
+
+fn one_of_two_stays(strategy: Strategy) {
+    check(move || {
         let cache = ByteCache::builder().memory_max_entries(1).shards(4);
+        let cache = cache.strategy(strategy.clone());
         let cache = cache.clock(ManualClock::new(Timestamp::from_secs(1_000))).open().unwrap();
         let writer = |keys: &'static [u8]| {
             task(move |cache: ByteCache| keys.iter().for_each(|key| put(&cache, &[*key], *key)))
