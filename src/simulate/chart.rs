@@ -15,9 +15,10 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
+use super::belady::Ceiling;
 use super::report::{Capacity, Report, Row};
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 800.0;
 const PANEL_HEIGHT: f64 = 380.0;
 /// Of the area that lines are drawn in, from the corner of its panel.
 const LEFT: f64 = 60.0;
@@ -42,7 +43,7 @@ const STYLE: &str = "<style>
     .paper { fill: #0d1117 } .ink { fill: #e6edf3 } .rule { stroke: #30363d } .ceiling { stroke: #e6edf3 }
   }
   text { font: 12px system-ui, sans-serif } .title { font-weight: 600 }
-  polyline { fill: none; stroke-width: 2; stroke-linejoin: round }
+  polyline, circle { fill: none; stroke-width: 2; stroke-linejoin: round }
 </style>
 ";
 
@@ -200,10 +201,9 @@ impl Line<'_> {
             svg.add(format_args!("{x:.1},{y:.1} "));
         }
         svg.add(format_args!("\"/>\n"));
-        let Style::Color(color) = style else { return };
         for row in &self.rows {
             let (x, y) = place(row);
-            svg.add(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{color}\"/>"));
+            svg.add(format_args!("<circle {style} cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\"/>"));
         }
         svg.add(format_args!("\n"));
     }
@@ -211,18 +211,25 @@ impl Line<'_> {
 
 #[derive(Clone, Copy)]
 enum Style {
-    Ceiling,
+    Ceiling(Ceiling),
     Color(&'static str),
 }
 
 fn line_style(line: &Line<'_>, colors: &BTreeMap<&str, &'static str>) -> Style {
-    colors.get(line.strategy).map_or(Style::Ceiling, |color| Style::Color(color))
+    let ceiling = line.rows.iter().find_map(|row| row.ceiling);
+    let color = colors.get(line.strategy).copied().unwrap_or_default();
+    ceiling.map_or(Style::Color(color), Style::Ceiling)
 }
 
 impl fmt::Display for Style {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ceiling => f.write_str("class=\"ceiling\" stroke-dasharray=\"6 4\""),
+            Self::Ceiling(Ceiling::Belady) => {
+                f.write_str("class=\"ceiling\" stroke-dasharray=\"6 4\"")
+            }
+            Self::Ceiling(Ceiling::Bypass) => {
+                f.write_str("class=\"ceiling\" stroke-dasharray=\"2 3\"")
+            }
             Self::Color(color) => write!(f, "stroke=\"{color}\""),
         }
     }
@@ -232,22 +239,37 @@ impl fmt::Display for Style {
 struct Across {
     least: f64,
     most: f64,
-    scale: fn(f64) -> f64,
+    scale: Scale,
+}
+
+#[derive(Clone, Copy)]
+enum Scale {
+    Linear,
+    Logarithmic,
+}
+
+impl Scale {
+    fn of(self, amount: f64) -> f64 {
+        match self {
+            Self::Linear => amount,
+            Self::Logarithmic => amount.ln(),
+        }
+    }
 }
 
 impl Across {
     fn of(amounts: impl Iterator<Item = u64> + Clone) -> Self {
         let least = float(amounts.clone().min().unwrap_or(1));
         let most = float(amounts.max().unwrap_or(1));
-        let scale = if most > LINEAR_MAX * least { f64::ln } else { |amount| amount };
-        Self { least: scale(least), most: scale(most), scale }
+        let scale = if most > LINEAR_MAX * least { Scale::Logarithmic } else { Scale::Linear };
+        Self { least: scale.of(least), most: scale.of(most), scale }
     }
 
     fn x(&self, amount: u64) -> f64 {
         let width = self.most - self.least;
         // A single capacity is in the middle.
         let part =
-            if width > 0.0 { ((self.scale)(float(amount)) - self.least) / width } else { 0.5 };
+            if width > 0.0 { (self.scale.of(float(amount)) - self.least) / width } else { 0.5 };
         LEFT + 14.0 + part * (RIGHT - LEFT - 28.0)
     }
 
@@ -273,12 +295,13 @@ impl Across {
                 Amount(*capacity)
             ));
         }
-        let what = match capacities.first() {
-            Some(Capacity::Bytes(_)) => "capacity in bytes",
-            _ => "capacity in entries",
+        let unit = capacities.first().map_or("", |capacity| capacity.unit());
+        let scale = match self.scale {
+            Scale::Linear => "",
+            Scale::Logarithmic => ", logarithmic",
         };
         svg.add(format_args!(
-            "<text class=\"ink\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{what}</text>\n",
+            "<text class=\"ink\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">capacity in {unit}{scale}</text>\n",
             LEFT.midpoint(RIGHT),
             BOTTOM + 40.0,
         ));

@@ -257,7 +257,7 @@ impl Simulation {
 
 #[cold]
 fn without_size(trace: &Trace, line: u64) -> Error {
-    let trace = trace.name();
+    let trace = trace.shown();
     invalid(format!(
         "{trace}, line {line}, has no size, so it cannot be measured in bytes; measure it in entries, \
          or say what each request counts (`Trace::size_bytes`)"

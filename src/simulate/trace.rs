@@ -134,6 +134,14 @@ impl Trace {
         &self.name
     }
 
+    /// What errors call it: the path, or the name.
+    pub(super) fn shown(&self) -> String {
+        match &self.source {
+            Source::File(path) => path.display().to_string(),
+            Source::Bytes(_) => self.name.clone(),
+        }
+    }
+
     /// Reads it from the beginning.
     ///
     /// # Errors
@@ -141,17 +149,14 @@ impl Trace {
     /// `Io` if the file cannot be opened or read; so do the requests, which give `InvalidTrace` for a
     /// line that is not as its format asks, and for gzip that is damaged or cut short.
     pub fn requests(&self) -> Result<Requests> {
-        let (shown, input, len_bytes) = match &self.source {
+        let shown = self.shown();
+        let (input, len_bytes): (Box<dyn Read + Send>, u64) = match &self.source {
             Source::File(path) => {
-                let shown = path.display().to_string();
                 let file = File::open(path).map_err(|error| unreadable(&shown, error))?;
                 let len_bytes = file.metadata().map_or(0, |metadata| metadata.len());
-                (shown, Box::new(file) as Box<dyn Read + Send>, len_bytes)
+                (Box::new(file), len_bytes)
             }
-            Source::Bytes(bytes) => {
-                let len_bytes = bytes.len() as u64;
-                (self.name.clone(), Box::new(Cursor::new(bytes.clone())) as _, len_bytes)
-            }
+            Source::Bytes(bytes) => (Box::new(Cursor::new(bytes.clone())), bytes.len() as u64),
         };
         let input = Input::open(input).map_err(|error| unreadable(&shown, error))?;
         Ok(Requests {
