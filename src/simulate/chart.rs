@@ -43,7 +43,7 @@ const STYLE: &str = "<style>
     .paper { fill: #0d1117 } .ink { fill: #e6edf3 } .rule { stroke: #30363d } .ceiling { stroke: #e6edf3 }
   }
   text { font: 12px system-ui, sans-serif } .title { font-weight: 600 }
-  polyline, circle { fill: none; stroke-width: 2; stroke-linejoin: round }
+  polyline, circle { fill: none; stroke-width: 2; stroke-linejoin: round } circle { stroke-dasharray: none }
 </style>
 ";
 
@@ -317,9 +317,10 @@ struct Up {
 impl Up {
     fn of(ratios: impl Iterator<Item = f64>) -> Self {
         let most = 100.0 * ratios.fold(0.0, f64::max);
-        let step: u32 = if most <= 50.0 { 10 } else { 20 };
-        let mut steps = (step..=100).step_by(step as usize);
-        let percent_max = steps.find(|max| f64::from(*max) >= most);
+        // Five steps at most.
+        let step =
+            [1, 2, 5, 10].into_iter().find(|step| 5.0 * f64::from(*step) >= most).unwrap_or(20);
+        let percent_max = (1..=5).map(|steps| steps * step).find(|max| f64::from(*max) >= most);
         Self { percent_max: percent_max.unwrap_or(100), step }
     }
 
