@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::belady::{Ceiling, Past};
 use super::report::{Capacity, Report, Row, Tally};
-use super::trace::{Trace, invalid};
+use super::trace::{Readings, Trace, invalid};
 use crate::bytes::ByteCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::strategy::Strategy;
@@ -38,7 +38,9 @@ pub const STRATEGIES: [Strategy; 1] = [Strategy::Lru];
 /// in other simulators; what no longer fits leaves.
 ///
 /// The caches have no disk tier and no times to live, so [`Strategy::Ttl`] evicts as
-/// [`Strategy::Lru`] does. What a strategy of your own sees as the key is a number of four bytes.
+/// [`Strategy::Lru`] does. In entries all entries are of one size, to [`Strategy::Size`] too. What a
+/// strategy of your own sees as the key is a number of four bytes. A strategy that draws random numbers
+/// may hit a little more or less often the next time.
 ///
 /// # Examples
 ///
@@ -109,7 +111,7 @@ impl Simulation {
         self.named(strategy.name(), strategy)
     }
 
-    /// Replays with this strategy too, under a name of your own.
+    /// Replays with this strategy too, under a name of your own. The chart has one line for each name.
     pub fn named(mut self, name: impl Into<String>, strategy: Strategy) -> Self {
         self.strategies.push((name.into(), strategy));
         self
@@ -128,8 +130,8 @@ impl Simulation {
         self
     }
 
-    /// Compares with these instead. Each takes 12 bytes of memory for each request of the trace,
-    /// together, so without any only its different keys decide how much is taken. Default: Belady.
+    /// Compares with these instead. With any, 12 to 24 bytes of memory are taken for each request of the
+    /// trace; without, only its different keys decide how much is taken. Default: [`Ceiling::Belady`].
     pub fn ceilings(mut self, ceilings: impl IntoIterator<Item = Ceiling>) -> Self {
         self.ceilings = ceilings.into_iter().collect();
         self
@@ -139,7 +141,7 @@ impl Simulation {
     ///
     /// # Errors
     ///
-    /// `InvalidOption` for a capacity of 0; `InvalidTrace` for a trace that is not as its format asks, is
+    /// `InvalidOption` for a capacity of 0, or none for a trace that is a pipe; `InvalidTrace` for a trace that is not as its format asks, is
     /// empty, or has no sizes where bytes are to be counted; `Io` if it cannot be read.
     ///
     /// # Examples
@@ -223,7 +225,7 @@ impl Simulation {
         let in_bytes = caches.iter().any(|cache| matches!(cache.capacity, Capacity::Bytes(_)));
         let mut past = Past::default();
         let mut requests = trace.requests()?;
-        let mut turn = Vec::with_capacity(TURN);
+        let (mut turn, mut turns) = (Vec::with_capacity(TURN), 0_u64);
         loop {
             for request in requests.by_ref().take(TURN) {
                 let request = request?;
@@ -233,13 +235,10 @@ impl Simulation {
                 let key = numbers.of(request.key)?;
                 turn.push((key, request.size_bytes.unwrap_or(0)));
             }
-            if turn.is_empty() && numbers.count() == 0 {
-                return Err(invalid(format!(
-                    "{} has no requests; name another trace",
-                    trace.name()
-                )));
-            } else if turn.is_empty() {
-                return Ok(past);
+            match (turn.is_empty(), turns) {
+                (true, 0) => return Err(without_requests(trace)),
+                (true, _) => return Ok(past),
+                (false, _) => turns += 1,
             }
             for cache in &mut *caches {
                 cache.replay(&turn)?;
@@ -256,6 +255,11 @@ impl Simulation {
 }
 
 #[cold]
+fn without_requests(trace: &Trace) -> Error {
+    invalid(format!("{} has no requests; name another trace", trace.shown()))
+}
+
+#[cold]
 fn without_size(trace: &Trace, line: u64) -> Error {
     let trace = trace.shown();
     invalid(format!(
@@ -266,6 +270,13 @@ fn without_size(trace: &Trace, line: u64) -> Error {
 
 /// Gives every key of the trace its number.
 fn count(trace: &Trace, numbers: &mut Numbers, progress: &mut impl FnMut(Progress)) -> Result<()> {
+    if trace.can_be_read() == Readings::One {
+        let sentence = format!(
+            "{} can be read only once; say which capacities to replay it with, or name a file",
+            trace.shown()
+        );
+        return Err(Error::new(ErrorKind::InvalidOption, sentence));
+    }
     let mut requests = trace.requests()?;
     let mut read = 0_usize;
     while let Some(request) = requests.next() {

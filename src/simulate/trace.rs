@@ -39,7 +39,7 @@ pub struct Request {
     pub line: u64,
 }
 
-/// A request trace, to be read as often as one likes.
+/// A request trace, to be read as often as one likes, unless it is a pipe.
 ///
 /// # Examples
 ///
@@ -57,6 +57,14 @@ pub struct Trace {
     source: Source,
     format: Format,
     size_bytes: Option<u64>,
+}
+
+/// How often a trace can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readings {
+    /// It is a pipe, or the like.
+    One,
+    Any,
 }
 
 #[derive(Clone)]
@@ -140,6 +148,14 @@ impl Trace {
             Source::File(path) => path.display().to_string(),
             Source::Bytes(_) => self.name.clone(),
         }
+    }
+
+    pub(super) fn can_be_read(&self) -> Readings {
+        let is_pipe = match &self.source {
+            Source::File(path) => std::fs::metadata(path).is_ok_and(|found| !found.is_file()),
+            Source::Bytes(_) => false,
+        };
+        if is_pipe { Readings::One } else { Readings::Any }
     }
 
     /// Reads it from the beginning.
