@@ -141,10 +141,11 @@ impl Report {
     /// # Examples
     ///
     /// ```
+    /// use larder::Strategy;
     /// use larder::simulate::{Simulation, Trace};
     ///
     /// let trace = Trace::from_bytes("four", "a\na\nb\na\n");
-    /// let report = Simulation::new().entries([1]).ceilings([]).run(&trace, |_| {})?;
+    /// let report = Simulation::new().strategy(Strategy::Lru).entries([1]).run(&trace, |_| {})?;
     /// let mut csv = Vec::new();
     /// report.to_csv(&mut csv)?;
     /// let csv = String::from_utf8(csv)?;

@@ -27,8 +27,16 @@ const TURN: usize = 1 << 14;
 /// Without capacities, caches hold this part of the keys and twice, four times ... as much, up to half.
 const SMALLEST_PART: u64 = 256;
 
-/// The strategies that a simulation replays with if it is told none.
-pub const STRATEGIES: [Strategy; 1] = [Strategy::Lru];
+/// All strategies that are built in: what a simulation replays with if it is told none.
+pub const STRATEGIES: [Strategy; 7] = [
+    Strategy::Lru,
+    Strategy::Lfu,
+    Strategy::S3Fifo,
+    Strategy::Sieve,
+    Strategy::Fifo,
+    Strategy::Ttl,
+    Strategy::Size,
+];
 
 /// Which strategies to compare, and at which capacities.
 ///
@@ -361,11 +369,7 @@ fn open(strategy: &Strategy, capacity: Capacity) -> Result<ByteCache> {
         return Err(Error::new(ErrorKind::InvalidOption, sentence));
     }
     // One thread replays, and the order is the same with any number of shards.
-    let builder = ByteCache::builder().shards(1);
-    if !matches!(strategy, Strategy::Lru) {
-        let sentence = format!("this build has no {strategy:?} yet; leave it out");
-        return Err(Error::new(ErrorKind::InvalidOption, sentence));
-    }
+    let builder = ByteCache::builder().shards(1).strategy(strategy.clone());
     match capacity {
         Capacity::Entries(max) => builder.memory_max_entries(max).open(),
         Capacity::Bytes(max) => {

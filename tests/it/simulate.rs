@@ -1,6 +1,6 @@
 //! Simulations: what traces are read as, and what is counted, against slow models and other simulators.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use larder::simulate::{Capacity, Ceiling, Format, Progress, Report, Simulation, Trace, chart};
-use larder::{ErrorKind, Strategy};
+use larder::{Entries, EntryId, ErrorKind, EvictionOrder, Leaving, NewEntry, Strategy, Victim};
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{Rng, seed};
@@ -162,7 +162,8 @@ fn no_bytes_make_reading_panic() {
                 let errors = results.iter().filter(|result| result.is_err()).count();
                 assert!(errors == 0 || errors == 1 && results.last().unwrap().is_err());
                 if results.len() < 1_000 {
-                    let _ = Simulation::new().bytes([3]).entries([2]).run(&trace, |_| {});
+                    let simulation = Simulation::new().strategy(Strategy::Lru).bytes([3]);
+                    let _ = simulation.entries([2]).run(&trace, |_| {});
                 }
             }
         }
@@ -291,7 +292,8 @@ fn sizes_that_change_and_sizes_above_the_capacity_count_as_in_a_list() {
     let mut rng = Rng::new(seed());
     for max in [1, 7, 40, 200] {
         let (trace, requests) = random_requests(&mut rng, 2_000, 30, 50);
-        let report = Simulation::new().bytes([max]).run(&trace, |_| {}).unwrap();
+        let report =
+            Simulation::new().strategy(Strategy::Lru).bytes([max]).run(&trace, |_| {}).unwrap();
         let row = &report.rows()[0];
         assert_eq!((row.hits, row.hit_bytes), hits_of_a_list(&requests, max), "{max} bytes");
         assert_eq!(row.requested_bytes, requests.iter().map(|request| request.1).sum::<u64>());
@@ -318,6 +320,9 @@ fn without_capacities_there_are_eight_parts_of_the_keys() {
     let keys: Vec<_> = (0..25_600).map(|key| key.to_string()).collect();
     let trace = Trace::from_bytes("t", keys.join("\n"));
     let report = Simulation::new().run(&trace, |_| {}).unwrap();
+    let strategies = report.rows().iter().map(|row| row.strategy.as_str()).take(8);
+    let expected = ["Lru", "Lfu", "S3Fifo", "Sieve", "Fifo", "Ttl", "Size", "Belady"];
+    assert!(strategies.eq(expected));
     let mut entries: Vec<_> = report.rows().iter().map(|row| row.capacity.amount()).collect();
     entries.dedup();
     assert_eq!(entries, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800]);
@@ -347,7 +352,9 @@ fn progress_goes_on_to_the_end_of_the_file() {
 
 fn drawn() -> Report {
     let trace = Trace::from_bytes("<a> & \"b\",\u{7}c", "x 10\ny 20\nx 10\nz 4000\ny 20\nx 10\n");
-    let simulation = Simulation::new().ceilings([Ceiling::Belady, Ceiling::Bypass]);
+    let simulation = Simulation::new().strategy(Strategy::Lru);
+    let simulation = simulation.named("another", Strategy::custom(Queue::default));
+    let simulation = simulation.ceilings([Ceiling::Belady, Ceiling::Bypass]);
     simulation.entries([1, 2, 3]).bytes([20, 30, 5_000]).run(&trace, |_| {}).unwrap()
 }
 
@@ -376,7 +383,26 @@ fn names_in_csv_are_quoted() {
     assert_eq!(csv.lines().count(), 1 + drawn().rows().len());
 }
 
-/// Against `LRU` and `Belady` of an independent simulator, where the folder with the traces is there.
+/// A strategy of one's own: first in, first out.
+#[derive(Debug, Default)]
+struct Queue(VecDeque<EntryId>);
+
+impl EvictionOrder for Queue {
+    fn insert(&mut self, id: EntryId, _: &mut dyn Entries) {
+        self.0.push_back(id);
+    }
+
+    fn remove(&mut self, id: EntryId, _: Leaving, _: &mut dyn Entries) {
+        let at = self.0.iter().position(|held| *held == id);
+        at.and_then(|at| self.0.remove(at));
+    }
+
+    fn victim(&mut self, _: Option<&NewEntry<'_>>, _: &mut dyn Entries) -> Option<Victim> {
+        self.0.front().map(|id| Victim::Entry(*id))
+    }
+}
+
+/// Against `LRU`, `FIFO` and `Belady` of an independent simulator, where the folder with the traces is there.
 #[test]
 fn recorded_traces_hit_like_the_reference() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/traces");
@@ -384,10 +410,12 @@ fn recorded_traces_hit_like_the_reference() {
     for name in ["gli", "cpp", "apache", "web12", "adaptsize"] {
         let rows: Vec<Vec<&str>> =
             reference.lines().map(|line| line.split(',').collect()).collect();
-        let rows = rows.iter().filter(|row| row[0] == name && ["LRU", "Belady"].contains(&row[2]));
+        let rows =
+            rows.iter().filter(|row| row[0] == name && ["LRU", "FIFO", "Belady"].contains(&row[2]));
         let capacities = rows.clone().map(|row| row[1].parse().unwrap());
         let trace = Trace::open(folder.join(format!("{name}.txt.gz"))).unwrap();
         let simulation = Simulation::new().strategy(Strategy::Lru).entries(capacities);
+        let simulation = simulation.named("FIFO", Strategy::custom(Queue::default));
         let report = simulation.run(&trace, |_| {}).unwrap();
         let mut compared = 0;
         for row in rows {
