@@ -7,9 +7,9 @@
 //! entries in the processor's cache. What a cache holds is the number under the number: the keys
 //! themselves are kept once. The ceilings are replayed at the end, from the list of all numbers.
 //!
-//! # Why not the next request for all caches at once
+//! # Why not each request for all caches at once
 //!
-//! Fifty caches take turns at the processor's cache then, and all of them miss.
+//! Dozens of caches then push each other out of the processor's cache: it took up to twice as long.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
