@@ -122,6 +122,12 @@ fn what_cannot_be_opened_or_makes_no_sense_is_refused() {
     assert!(error.to_string().contains("missing.txt"), "{error}");
     let error = Trace::open(folder.path()).unwrap_err();
     assert!(error.to_string().contains("is a folder"), "{error}");
+    if cfg!(unix) {
+        // No file that can be read twice, as a pipe is none.
+        let error = Simulation::new().run(&Trace::open("/dev/null").unwrap(), |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+        assert!(error.to_string().contains("read only once"), "{error}");
+    }
     let trace = Trace::from_bytes("t", "a 1");
     for simulation in [Simulation::new().entries([1, 0]), Simulation::new().bytes([0])] {
         let error = simulation.run(&trace, |_| {}).unwrap_err();
