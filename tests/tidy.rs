@@ -26,7 +26,7 @@ const TIERS: &[&str] = &["memory", "store"];
 const DOORS: &[(&str, &[&str])] = &[
     ("crc32fast", &["src/record/"]),
     ("crossbeam_utils", &["src/sync/"]),
-    ("flate2", &["src/simulate/trace.rs"]),
+    ("flate2", &["src/simulate/trace.rs", "src/memory/order/traces.rs"]),
     ("foldhash", &["src/hash.rs"]),
     ("hashbrown", &["src/memory/", "src/engine/", "src/hash.rs"]),
     ("parking_lot", &["src/sync/"]),
