@@ -1,26 +1,27 @@
 //! Replays a request trace through a cache of two tiers, with a real file on disk.
 //!
-//! A trace has one request a line, `key` or `key size`, plain or gzip. A request that misses is
-//! filled with a value of that many bytes, 100 if the line does not say. The bytes follow from the
-//! key, and every hit is checked to have those of its own key.
+//! A trace has one request a line, `key` or `key size`, plain or gzip, or is an ARC or LIRS trace. A
+//! request that misses is filled with a value of that many bytes, 100 if the trace does not say. The
+//! bytes follow from the key, and every hit is checked to have those of its own key.
 //!
-//! `cargo run --release --example replay -- TRACE`, or `--help` for the options.
-#![expect(clippy::print_stderr, reason = "a command-line program")]
+//! `cargo run --release --features simulate --example replay -- TRACE`, or `--help` for the options.
 
-use std::error::Error;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+mod console;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use larder::simulate::{Request, Trace};
 use larder::{ByteCache, Stats, Timestamp, WritePolicy};
+
+use console::{Result, exit_code, grouped, progress_bar};
 
 const KEY_BYTES_MAX: usize = 4096;
 /// The largest value that a cache takes.
-const VALUE_BYTES_MAX: usize = 1 << 30;
-const VALUE_BYTES_DEFAULT: usize = 100;
+const VALUE_BYTES_MAX: u64 = 1 << 30;
+const VALUE_BYTES_DEFAULT: u64 = 100;
 /// Requests between two steps of the progress bar.
 const PROGRESS_STEP: usize = 1 << 12;
 
@@ -56,33 +57,16 @@ enum Policy {
     Through,
 }
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprint!("replay: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprint!(": {cause}");
-                source = cause.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Whether whoever read the output has had enough.
-fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    let error = error.downcast_ref::<std::io::Error>();
-    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    exit_code("replay", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
-    let trace = Trace::read(&options.file)?;
+    let trace = Trace::open(&options.file)?.size_bytes(VALUE_BYTES_DEFAULT);
+    let requests: Vec<Request> = trace.requests()?.collect::<larder::Result<_>>()?;
+    if requests.is_empty() {
+        return Err(format!("{} has no requests", options.file.display()).into());
+    }
     let folder = tempfile::tempdir()?; // removed when it is dropped, after errors too
     let path = match (&options.path, options.memory_only) {
         (_, true) => None,
@@ -92,12 +76,12 @@ fn run(options: &Options) -> Result<()> {
     let path = path.as_deref();
 
     let mut out = std::io::stdout();
-    writeln!(out, "{}: {} requests", options.file.display(), grouped(trace.requests.len() as u64))?;
-    let (all, tenth) = (trace.requests.len(), trace.requests.len().div_ceil(10));
-    let first = replay(options, path, &trace, all, tenth)?;
+    writeln!(out, "{}: {} requests", options.file.display(), grouped(requests.len() as u64))?;
+    let tenth = requests.len().div_ceil(10);
+    let first = replay(options, path, &requests, tenth)?;
     show(&mut out, "replay", &first.rows())?;
     if path.is_some() {
-        let again = replay(options, path, &trace, tenth, tenth)?;
+        let again = replay(options, path, &requests[..tenth], tenth)?;
         let mut rows = again.rows();
         let cold = hit_percent(first.mark.memory_hits + first.mark.disk_hits, first.mark.gets);
         rows.push(("hit ratio of that tenth at first", cold));
@@ -123,22 +107,22 @@ struct Figures {
     file: Option<(u64, Option<u64>)>,
 }
 
-/// Opens the cache, asks it for the first `count` requests of the trace, and closes it.
+/// Opens the cache, makes the requests, and closes it.
 fn replay(
     options: &Options,
     path: Option<&Path>,
-    trace: &Trace,
-    count: usize,
+    requests: &[Request],
     mark_at: usize,
 ) -> Result<Figures> {
     let cache = open(options, path)?;
     let entries_before = cache.len();
     let mut mark = Stats::default();
     let mut value = Vec::new();
-    let progress = progress_bar(count);
+    let style = "{wide_bar} {human_pos} of {human_len} requests, {per_sec}, {eta} left";
+    let progress = progress_bar(requests.len() as u64, style);
     let start = Timestamp::now();
-    for (index, request) in trace.requests[..count].iter().enumerate() {
-        let key = trace.key(request);
+    for (index, request) in requests.iter().enumerate() {
+        let key = &request.key;
         match cache.view(key, |found| Content::of(key).matches(found))? {
             Some(true) => {}
             Some(false) => {
@@ -146,7 +130,7 @@ fn replay(
                 return Err(format!("request {}: a wrong value for {key}", index + 1).into());
             }
             None => {
-                Content::of(key).fill(&mut value, request.value_len);
+                Content::of(key).fill(&mut value, value_len(request)?);
                 cache.insert(key, &value)?;
             }
         }
@@ -185,14 +169,16 @@ fn open(options: &Options, path: Option<&Path>) -> larder::Result<ByteCache> {
     builder.open()
 }
 
-/// A bar on standard error, unless that is not a terminal.
-fn progress_bar(count: usize) -> ProgressBar {
-    let progress = ProgressBar::new(count as u64);
-    let style = "{wide_bar} {human_pos} of {human_len} requests, {per_sec}, {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        progress.set_style(style);
+/// The bytes of its value, if a cache takes that many.
+fn value_len(request: &Request) -> Result<usize> {
+    let size = request.size_bytes.unwrap_or(VALUE_BYTES_DEFAULT);
+    if size > VALUE_BYTES_MAX {
+        let line = request.line;
+        return Err(
+            format!("line {line}: the size is {size} bytes, at most {VALUE_BYTES_MAX}").into()
+        );
     }
-    progress
+    Ok(usize::try_from(size)?)
 }
 
 fn file_bytes(path: &Path) -> std::io::Result<(u64, Option<u64>)> {
@@ -255,99 +241,6 @@ fn hit_percent(hits: u64, gets: u64) -> String {
 )]
 fn per_second(stats: &Stats, seconds: f64) -> String {
     grouped(((stats.gets + stats.inserts) as f64 / seconds.max(1e-9)) as u64)
-}
-
-/// A number with a comma between groups of three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
-/// A trace in memory: its text, and where in it the requests are.
-struct Trace {
-    text: Vec<u8>,
-    requests: Vec<Request>,
-}
-
-struct Request {
-    key_start: usize,
-    key_len: usize,
-    value_len: usize,
-}
-
-impl Trace {
-    fn read(path: &Path) -> Result<Self> {
-        let unreadable = |error| format!("cannot read {}: {error}", path.display());
-        let text = read_text(path).map_err(unreadable)?;
-        let mut requests = Vec::new();
-        let mut start = 0;
-        for (number, line) in (1_u64..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
-            let request = Request::parse(line)
-                .map_err(|wrong| format!("{}, line {number}: {wrong}", path.display()))?;
-            if let Some(request) = request {
-                let key_start = start + request.key_start;
-                requests.push(Request { key_start, ..request });
-            }
-            start += line.len();
-        }
-        if requests.is_empty() {
-            return Err(format!("{} has no requests", path.display()).into());
-        }
-        Ok(Self { text, requests })
-    }
-
-    fn key(&self, request: &Request) -> &[u8] {
-        &self.text[request.key_start..][..request.key_len]
-    }
-}
-
-impl Request {
-    /// The request of one line, counted from its start; `None` for an empty one.
-    fn parse(line: &[u8]) -> std::result::Result<Option<Self>, String> {
-        let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-        let Some(key) = fields.next() else { return Ok(None) };
-        if key.len() > KEY_BYTES_MAX {
-            return Err(format!("the key has {} bytes, at most {KEY_BYTES_MAX}", key.len()));
-        }
-        let value_len = match fields.next() {
-            None => VALUE_BYTES_DEFAULT,
-            Some(size) => parse_size(size)?,
-        };
-        if let Some(more) = fields.next() {
-            let more = String::from_utf8_lossy(more);
-            return Err(format!("`{more}` after the size; a line is `key` or `key size`"));
-        }
-        let key_start = line.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        Ok(Some(Self { key_start, key_len: key.len(), value_len }))
-    }
-}
-
-fn parse_size(field: &[u8]) -> std::result::Result<usize, String> {
-    let text = String::from_utf8_lossy(field);
-    let size = text.parse().map_err(|_| format!("the size `{text}` is not a number of bytes"))?;
-    if size > VALUE_BYTES_MAX {
-        return Err(format!("the size is {size} bytes, at most {VALUE_BYTES_MAX}"));
-    }
-    Ok(size)
-}
-
-/// The whole file, unpacked if it begins as gzip does.
-fn read_text(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut file = BufReader::new(File::open(path)?);
-    let mut text = Vec::new();
-    if file.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
-        flate2::bufread::MultiGzDecoder::new(file).read_to_end(&mut text)?;
-    } else {
-        file.read_to_end(&mut text)?;
-    }
-    Ok(text)
 }
 
 /// The endless bytes that follow from a key (`SplitMix64`, eight at a time); a value is as many of

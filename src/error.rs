@@ -52,6 +52,9 @@ pub enum ErrorKind {
     Closed,
     /// The value could not be encoded by its rkyv `Serialize`. Nothing changed.
     Encode,
+    /// A request trace is not what its format asks for, or is too long. Only the module `simulate`,
+    /// behind the feature of that name, gives it.
+    InvalidTrace,
 }
 
 /// An error from the cache.

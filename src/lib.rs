@@ -28,6 +28,7 @@
 //! # Features
 //!
 //! - `serde`: [`Stats`] implements `serde::Serialize`. Off by default.
+//! - `simulate`: the module `simulate`, which replays request traces. Off by default.
 //!
 //! How it is built is in [`_design`], the file's bytes are in [`_format`].
 
@@ -70,6 +71,9 @@ pub use strategy::{
 };
 pub use time::{Clock, ManualClock, Timestamp};
 pub use value::CacheValue;
+
+#[cfg(feature = "simulate")]
+pub mod simulate;
 
 /// What tests can put in the place of the file system; no part of what versions promise.
 #[doc(hidden)]

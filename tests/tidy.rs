@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["engine"],
     &["handle", "bytes", "cache", "builder"],
+    &["simulate"],
 ];
 
 /// Strangers to each other: they return what they evicted, and only the engine sees two of them.
@@ -25,6 +26,7 @@ const TIERS: &[&str] = &["memory", "store"];
 const DOORS: &[(&str, &[&str])] = &[
     ("crc32fast", &["src/record/"]),
     ("crossbeam_utils", &["src/sync/"]),
+    ("flate2", &["src/simulate/trace.rs", "src/memory/order/traces.rs"]),
     ("foldhash", &["src/hash.rs"]),
     ("hashbrown", &["src/memory/", "src/engine/", "src/hash.rs"]),
     ("parking_lot", &["src/sync/"]),

@@ -13,6 +13,8 @@ mod history;
 mod model;
 mod regressions;
 mod replay;
+#[cfg(feature = "simulate")]
+mod simulate;
 mod strategies;
 mod support;
 mod threads;
