@@ -106,7 +106,11 @@ impl Lfu {
     }
 
     /// Decides who leaves; does at once what follows for all others.
-    fn choose(&mut self, newcomer: Option<&NewEntry<'_>>, entries: &mut dyn Entries) -> Option<EntryId> {
+    fn choose(
+        &mut self,
+        newcomer: Option<&NewEntry<'_>>,
+        entries: &mut dyn Entries,
+    ) -> Option<EntryId> {
         let coming = newcomer.filter(|_| self.by_bytes).map_or(1, NewEntry::charge);
         loop {
             let held = self.held(WINDOW);

@@ -171,7 +171,9 @@ impl<const N: usize> Segments<N> {
                 (ahead, at) = (at, node.behind);
             }
             if queue.back != ahead || queue.len != len as u64 || queue.charge != charge {
-                return Err(format!("G1, G3: {queue:?} has {len} nodes of {charge}, ends at {ahead}"));
+                return Err(format!(
+                    "G1, G3: {queue:?} has {len} nodes of {charge}, ends at {ahead}"
+                ));
             }
             queued += len;
         }

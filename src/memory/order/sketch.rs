@@ -79,7 +79,8 @@ impl Sketch {
     pub(super) fn keep_up(&mut self, entries: u64) {
         let room = u64::try_from(self.words.len()).unwrap_or(u64::MAX);
         if room.saturating_mul(2) <= entries {
-            self.words = self.words.chunks(BLOCK_WORDS).flat_map(|block| [block, block].concat()).collect();
+            self.words =
+                self.words.chunks(BLOCK_WORDS).flat_map(|block| [block, block].concat()).collect();
         }
         if self.additions >= entries.max(1).saturating_mul(ADDITIONS_PER_ENTRY) {
             self.additions /= 2;
@@ -148,18 +149,17 @@ mod tests {
     fn growing_keeps_all_counts_and_at_most_eight_bytes_an_entry() {
         for limit in [None, Some(1000), Some(4096), Some(100_000)] {
             let mut sketch = Sketch::new(limit);
-            let least = sketch.len_words();
+            let least = sketch.len_words().max(50);
             for key in 0..50u64 {
                 sketch.add(key, 3);
             }
-            for entries in 1..100_000u64 {
+            for entries in 50..100_000u64 {
                 sketch.keep_up(entries);
                 let words = sketch.len_words();
                 assert!(words <= least.max(usize::try_from(entries).unwrap()), "K2: {words} words");
                 assert_eq!(words % BLOCK_WORDS, 0, "K1");
             }
-            // It was halved on the way if a cache of one entry had ten additions.
-            assert!((0..50u64).all(|key| sketch.estimate(key) >= 1));
+            assert!((0..50u64).all(|key| sketch.estimate(key) >= 3));
             assert!(sketch.len_words() > 49_000);
         }
     }

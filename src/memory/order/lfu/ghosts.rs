@@ -32,8 +32,10 @@ impl Ghosts {
             self.places = vec![Ghost::default(); wanted - wanted % WAYS];
         }
         let (set, tag) = self.set(hash);
-        let age = |ghost: &Ghost| if ghost.tag == 0 { u32::MAX } else { now.wrapping_sub(ghost.born) };
-        if let Some(place) = self.places[set..set + WAYS].iter_mut().max_by_key(|ghost| age(ghost)) {
+        let age =
+            |ghost: &Ghost| if ghost.tag == 0 { u32::MAX } else { now.wrapping_sub(ghost.born) };
+        if let Some(place) = self.places[set..set + WAYS].iter_mut().max_by_key(|ghost| age(ghost))
+        {
             *place = Ghost { tag, born };
         }
     }
