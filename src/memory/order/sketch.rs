@@ -27,7 +27,7 @@ const FIRST_BLOCKS_MAX: usize = 128;
 /// Counters of a key. Three and two let more keys of one hit pass for often asked for.
 const ROWS: usize = 4;
 /// The most that is counted.
-pub(super) const COUNT_MAX: u32 = 15;
+const COUNT_MAX: u64 = 15;
 /// All counters are halved after as many additions as this times the entries. Six forgets too early
 /// what is asked for seldom, twenty makes too many keys collide.
 const ADDITIONS_PER_ENTRY: u64 = 10;
@@ -57,22 +57,27 @@ impl Sketch {
 
     /// How often this key was asked for, about.
     pub(super) fn estimate(&self, hash: u64) -> u32 {
-        let places = self.places(hash);
-        let count = places.into_iter().map(|(word, shift)| self.words[word] >> shift & 15).min();
-        count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
+        u32::try_from(self.least(&self.places(hash))).unwrap_or(0)
     }
 
     /// Counts that this key was asked for so often more; gives the new estimate.
     pub(super) fn add(&mut self, hash: u64, times: u32) -> u32 {
-        let count = self.estimate(hash).saturating_add(times).min(COUNT_MAX);
-        for (word, shift) in self.places(hash) {
+        let places = self.places(hash);
+        let count = (self.least(&places) + u64::from(times)).min(COUNT_MAX);
+        for (word, shift) in places {
             let word = &mut self.words[word];
-            if (*word >> shift & 15) < u64::from(count) {
-                *word = *word & !(15 << shift) | u64::from(count) << shift;
+            if (*word >> shift & 15) < count {
+                *word = *word & !(15 << shift) | count << shift;
             }
         }
         self.additions += u64::from(times);
-        count
+        u32::try_from(count).unwrap_or(0)
+    }
+
+    fn least(&self, places: &[(usize, u64); ROWS]) -> u64 {
+        places
+            .iter()
+            .fold(COUNT_MAX, |least, (word, shift)| least.min(self.words[*word] >> shift & 15))
     }
 
     /// Grows with the number of entries, and halves the counts when it is time.
@@ -118,7 +123,7 @@ impl Sketch {
 /// Where a hash falls among so many, by its upper bits.
 pub(super) fn scale(hash: u64, among: usize) -> usize {
     let among = u128::try_from(among).unwrap_or(0);
-    usize::try_from(u128::from(hash) * among >> 64).unwrap_or(0)
+    usize::try_from((u128::from(hash) * among) >> 64).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What was lately turned away: sixteen bits or more of a key's hash, and when it had come in.
+//! What was lately turned away: bits of a key's hash, and when it had come in.
 //!
 //! A table of sets of four places. What is noted takes a free place of its set, or that of the one who
-//! came in first. So at most eight bytes an entry remember about as many keys as there are entries. A
-//! mistaken key is one in some 2^29, which a statistic can bear.
+//! came in first. So eight bytes an entry remember most of as many keys as there are entries. Thirty-two
+//! bits tell a key; that one is taken for another now and then is nothing to a statistic.
 
 use super::super::sketch::scale;
 

@@ -21,8 +21,8 @@
 //! in all of the main part, that queue would have done better, and the window grows by the difference.
 //!
 //! The paper on adaptive sizes (Einziger, Eytan, Friedman, Manes, 2018) climbs by the hit ratio instead.
-//! That was tried and takes several times as long to be sure of a step, since the ratio itself moves
-//! with the workload; ARC's ghosts (Megiddo, Modha, 2003) look far ahead and fall for loops.
+//! That was tried, and takes many more requests to be sure of a step, since the ratio also moves with
+//! the workload; ARC's ghosts (Megiddo, Modha, 2003) look far ahead and fall for loops.
 //!
 //! # Invariants
 //!
@@ -110,8 +110,7 @@ impl Share {
         self.time
     }
 
-    /// An entry in the window was found with so many hits; if it gets a second chance, it is as if it
-    /// came in now.
+    /// An entry in the window was found with so many hits, and is as if it came in now.
     pub(super) fn window_hit(&mut self, hits: u32) {
         self.time = self.time.wrapping_add(1);
         self.whole.window_hits += u64::from(hits);
