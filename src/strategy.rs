@@ -121,6 +121,10 @@ pub trait Entries {
 
     /// The hash of its key, seeded at random for each cache.
     fn hash(&self, id: EntryId) -> u64;
+
+    /// How often entries were hit in memory since the cache was opened: it never becomes less, also when
+    /// the statistics are reset. Adds up all shards, so ask seldom.
+    fn hits_so_far(&self) -> u64;
 }
 
 /// An entry that is about to come in.

@@ -48,6 +48,7 @@ mod shard;
 mod table;
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::hash::{KeyHash, KeyHasher};
 use crate::record::Record;
@@ -78,8 +79,9 @@ pub(crate) struct Memory<S> {
     /// The account's limits, for whom they need not be those of this very moment; [`NONE`] for none.
     limits: [AtomicU64; 2],
     hasher: KeyHasher,
-    /// Whether the account has an order.
+    /// Whether the account has an order; then, how often entries of each shard were hit.
     is_ordered: bool,
+    hits: Vec<Arc<CachePadded<AtomicU64>>>,
 }
 
 /// What one shard's lock guards.
@@ -383,8 +385,15 @@ impl<S: Default> Memory<S> {
         debug_assert!(shards.is_power_of_two());
         let ordered = order::make(strategy).map(|order| Ordered::new(order, limits));
         let is_ordered = ordered.is_some();
-        let shard = || if is_ordered { Shard::of_tier(knows_idle) } else { Shard::default() };
-        let guarded = || Guarded { shard: shard(), ..Guarded::default() };
+        let mut hits = Vec::new();
+        let mut shard = || {
+            if !is_ordered {
+                return Shard::default();
+            }
+            hits.push(Arc::default());
+            Shard::of_tier(knows_idle, hits.last().map(Arc::clone).unwrap_or_default())
+        };
+        let mut guarded = || Guarded { shard: shard(), ..Guarded::default() };
         let shards: Box<[_]> =
             (0..shards).map(|_| CachePadded::new(BriefMutex::new(guarded()))).collect();
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
@@ -399,6 +408,7 @@ impl<S: Default> Memory<S> {
             })),
             hasher: KeyHasher::default(),
             is_ordered,
+            hits,
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::memory::{
 use crate::record::{FILED_MAX, NEVER, Record};
 use crate::stats::Limits;
 use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
+use crate::sync::atomic::Ordering;
 use crate::sync::thread;
 use crate::time::Timestamp;
 use crate::trace;
@@ -115,6 +116,10 @@ impl<S> Entries for Shown<'_, S> {
 
     fn hash(&self, id: EntryId) -> u64 {
         self.record(id).map_or(0, |record| self.reach.memory.hash(record.key()).0)
+    }
+
+    fn hits_so_far(&self) -> u64 {
+        self.reach.memory.hits.iter().map(|hits| hits.load(Ordering::Relaxed)).sum()
     }
 }
 

@@ -20,14 +20,17 @@
 //!
 //! Nothing here runs a caller's code, so nothing here panics halfway.
 
-use std::cmp::Ordering;
+use std::cmp;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::hash::{Check, KeyHash};
 use crate::memory::idle::Idle;
 use crate::memory::order::Lru;
 use crate::memory::table::{Removed, SlotId, Table};
 use crate::record::{Held, NEVER, Record};
+use crate::sync::CachePadded;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The data of one shard.
 #[derive(Debug, Default)]
@@ -47,6 +50,8 @@ pub(super) enum Order {
     OfTier {
         /// What was accessed longest ago, if that matters.
         idle: Option<Idle>,
+        /// How often entries were hit; written under the shard's lock only.
+        hits: Arc<CachePadded<AtomicU64>>,
     },
 }
 
@@ -67,13 +72,13 @@ impl Dated {
 }
 
 impl Ord for Dated {
-    fn cmp(&self, other: &Self) -> Ordering {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
         self.order().cmp(&other.order())
     }
 }
 
 impl PartialOrd for Dated {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
@@ -108,11 +113,11 @@ pub(crate) struct Placement {
 }
 
 impl Shard {
-    /// A shard whose entries one order over the tier keeps; and it itself, if it is to know which of
-    /// them has been idle longest.
-    pub(super) fn of_tier(knows_idle: bool) -> Self {
+    /// A shard whose entries one order over the tier keeps, and which counts hits in `hits`;
+    /// `knows_idle` says whether it is to know which of them has been idle longest.
+    pub(super) fn of_tier(knows_idle: bool, hits: Arc<CachePadded<AtomicU64>>) -> Self {
         let idle = knows_idle.then(Idle::default);
-        Self { order: Order::OfTier { idle }, ..Self::default() }
+        Self { order: Order::OfTier { idle, hits }, ..Self::default() }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -148,8 +153,10 @@ impl Shard {
         if is_over(held.leaves(), before) {
             return Hit::Over;
         }
-        if let Order::OfTier { .. } = self.order {
+        if let Order::OfTier { hits, .. } = &self.order {
             held.count_hit();
+            // No exchange: nobody else writes it.
+            hits.store(hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
         if before > stamp {
             return Hit::WentBack(take(held));
@@ -256,7 +263,7 @@ impl Shard {
 
     /// Notes an entry that may be idle longer than another.
     fn note_idle(&mut self, id: SlotId) {
-        if let Order::OfTier { idle: Some(idle) } = &mut self.order {
+        if let Order::OfTier { idle: Some(idle), .. } = &mut self.order {
             idle.note(&self.table, id);
         }
     }
@@ -320,7 +327,7 @@ impl Shard {
     pub(crate) fn longest_idle(&mut self) -> Option<SlotId> {
         match &mut self.order {
             Order::Own(lru) => lru.oldest(&mut self.table).map(|(id, _)| id),
-            Order::OfTier { idle } => idle.as_mut()?.longest(&self.table),
+            Order::OfTier { idle, .. } => idle.as_mut()?.longest(&self.table),
         }
     }
 
@@ -328,7 +335,7 @@ impl Shard {
     pub(crate) fn idle_bound(&self) -> Option<u64> {
         match &self.order {
             Order::Own(lru) => lru.bound(),
-            Order::OfTier { idle } => idle.as_ref()?.bound(),
+            Order::OfTier { idle, .. } => idle.as_ref()?.bound(),
         }
     }
 
@@ -352,8 +359,8 @@ impl Shard {
     pub(crate) fn validate(&self, hash: impl Fn(&[u8]) -> Option<KeyHash>) -> Result<(), String> {
         match &self.order {
             Order::Own(lru) => lru.validate(&self.table)?,
-            Order::OfTier { idle: Some(idle) } => idle.validate(&self.table)?,
-            Order::OfTier { idle: None } => {}
+            Order::OfTier { idle: Some(idle), .. } => idle.validate(&self.table)?,
+            Order::OfTier { idle: None, .. } => {}
         }
         let (mut bytes, mut dated) = (0, 0);
         for id in self.ids() {

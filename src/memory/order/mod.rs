@@ -6,11 +6,14 @@
 mod fifo;
 mod ghost;
 mod heap;
+mod lfu;
 mod list;
 mod lru;
 mod s3fifo;
+mod segments;
 mod sieve;
 mod size;
+mod sketch;
 mod sorted;
 #[cfg(test)]
 mod testing;
@@ -18,6 +21,7 @@ mod testing;
 mod traces;
 mod ttl;
 
+use crate::hash::KeyHasher;
 use crate::strategy::{EvictionOrder, Strategy};
 
 pub(super) use lru::Lru;
@@ -25,8 +29,8 @@ pub(super) use lru::Lru;
 /// A new order for a strategy; `None` for [`Lru`], which is the shards' own.
 pub(super) fn make(strategy: &Strategy) -> Option<Box<dyn EvictionOrder>> {
     match strategy {
-        // `Lfu` has none yet.
-        Strategy::Lru | Strategy::Lfu => None,
+        Strategy::Lru => None,
+        Strategy::Lfu => Some(Box::new(lfu::Lfu::new(KeyHasher::default().hash(b"").0))),
         Strategy::S3Fifo => Some(Box::new(s3fifo::S3Fifo::default())),
         Strategy::Sieve => Some(Box::new(sieve::Sieve::default())),
         Strategy::Fifo => Some(Box::new(fifo::Fifo::default())),
@@ -42,8 +46,14 @@ mod tests {
 
     #[test]
     fn every_strategy_has_its_order() {
-        let own =
-            [Strategy::S3Fifo, Strategy::Sieve, Strategy::Fifo, Strategy::Ttl, Strategy::Size];
+        let own = [
+            Strategy::Lfu,
+            Strategy::S3Fifo,
+            Strategy::Sieve,
+            Strategy::Fifo,
+            Strategy::Ttl,
+            Strategy::Size,
+        ];
         for strategy in own {
             let order = format!("{:?}", make(&strategy));
             assert!(order.starts_with(&format!("Some({strategy:?} {{")), "{strategy:?}: {order}");

@@ -102,6 +102,11 @@ impl Entries for Table {
     fn hash(&self, id: EntryId) -> u64 {
         self.slot(id).map_or(0, |slot| hash(slot.known.key))
     }
+
+    /// None of the orders that are driven by this asks.
+    fn hits_so_far(&self) -> u64 {
+        0
+    }
 }
 
 /// One step of a history. What has no stamp happens at a time of the clock, which moves on by one.

@@ -130,6 +130,10 @@ impl Entries for Busy {
     fn hash(&self, _: EntryId) -> u64 {
         1
     }
+
+    fn hits_so_far(&self) -> u64 {
+        0
+    }
 }
 
 #[test]

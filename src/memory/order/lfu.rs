@@ -1,0 +1,253 @@
+//! W-TinyLFU: what is seldom asked for does not push out what is often asked for.
+//!
+//! After Einziger, Friedman and Manes (2017): new entries go through a *window*, and at its end one has to
+//! be asked for more often than the entry that would leave for it. How large the window is adapts to
+//! the workload, see [`Share`]. Unlike theirs, all queues here are looked through only when room is
+//! needed, as hits tell nothing until then.
+//!
+//! # How it works
+//!
+//! ```text
+//! comes in -> [ window ] -> more often asked for? -> [ body ] -> not hit -> [ edge ] -> leaves
+//!                 |  ^             |                  |    ^                |    ^
+//!                 +--+             no: leaves         +----+---- hit -------+----+ kept
+//!                 hit                                  hit
+//! ```
+//!
+//! 1. At the end of the window an entry that was hit goes to its front again. The first one that was not
+//!    is the candidate.
+//! 2. The *main part* is the body and the edge. At the end of the body an entry that was hit goes to
+//!    the front again, any other into the edge, until that has its length. At the end of the edge an
+//!    entry that was hit goes back to the front of the body; one that was not is the resident.
+//! 3. The one of the two that was asked for more often stays, by the [`Sketch`] of counts, and so the
+//!    candidate goes to the front of the body, or the resident to that of the edge. The resident stays
+//!    at a draw.
+//! 4. A count of two is as good as chance when many keys are asked for once or twice: of all those
+//!    candidates, the lucky ones would wear the main part down. So the candidate also needs two more than
+//!    the resident, and than one. That holds once the sketch has seen enough.
+//! 5. One in 128 candidates that have such a count and lose all the same are admitted at random, lest
+//!    someone keep residents in by asking for keys that count for theirs, too.
+//!
+//! While the window is smaller than its share, the resident leaves without a contest; while it is
+//! larger, candidates go over without one. Shares are taken of the bytes if there is a limit in
+//! bytes, else of the number of entries.
+//!
+//! # Invariants
+//!
+//! - **F1** every entry is in one of the queues, as [`Segments`] keeps them.
+//! - **F2** `named` is in a queue, and stays the answer until it leaves or something comes in.
+//!
+//! # Why not ...
+//!
+//! - a protected part, as in the papers: being spared for hits and the sketch together do its work.
+//! - candidates from the window by count alone, with no second chance: worse where recency is all.
+//! - one resident that waits at the end until it loses: it may be stale, and the edge finds fewer hits.
+
+mod ghosts;
+mod share;
+#[cfg(test)]
+mod tests;
+
+use self::share::Share;
+use super::segments::Segments;
+use super::sketch::Sketch;
+use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
+
+const WINDOW: u8 = 0;
+const BODY: u8 = 1;
+const EDGE: u8 = 2;
+
+/// What is counted by chance.
+const CHANCE: u32 = 1;
+/// One in so many candidates is admitted at random.
+const RANDOM_ONE_IN: u64 = 128;
+
+/// The order of W-TinyLFU.
+#[derive(Debug)]
+pub(in crate::memory) struct Lfu {
+    /// The window, the body and the edge (F1). The mark is the time when an entry came into the window.
+    segments: Segments<3>,
+    sketch: Sketch,
+    share: Share,
+    /// What was answered last (F2).
+    named: Option<EntryId>,
+    /// Whether shares are taken of bytes.
+    by_bytes: bool,
+    random: u64,
+}
+
+/// An entry that is looked at, and how often it was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    id: EntryId,
+    count: u32,
+}
+
+impl Lfu {
+    /// An order of no entries; `seed` is for the admission at random.
+    pub(in crate::memory) fn new(seed: u64) -> Self {
+        Self {
+            segments: Segments::new(),
+            sketch: Sketch::new(None),
+            share: Share::new(),
+            named: None,
+            by_bytes: false,
+            random: seed | 1,
+        }
+    }
+
+    fn entries(&self) -> u64 {
+        [WINDOW, BODY, EDGE].into_iter().map(|queue| self.segments.len(queue)).sum()
+    }
+
+    /// How much a queue holds, in entries or bytes.
+    fn held(&self, queue: u8) -> u64 {
+        if self.by_bytes { self.segments.charge(queue) } else { self.segments.len(queue) }
+    }
+
+    /// Decides who leaves; does at once what follows for all others.
+    fn choose(
+        &mut self,
+        newcomer: Option<&NewEntry<'_>>,
+        entries: &mut dyn Entries,
+    ) -> Option<EntryId> {
+        let coming = newcomer.filter(|_| self.by_bytes).map_or(1, NewEntry::charge);
+        loop {
+            let held = self.held(WINDOW);
+            let share = self.share.of(held + self.held(BODY) + self.held(EDGE));
+            if held.saturating_add(coming) <= share
+                && let Some(resident) = self.resident(entries)
+            {
+                return Some(resident.id);
+            }
+            let Some(candidate) = self.candidate(entries) else {
+                return self.resident(entries).map(|resident| resident.id);
+            };
+            let own = if self.by_bytes { self.segments.charge_of(candidate.id) } else { 1 };
+            if held - own >= share {
+                self.segments.send(BODY, candidate.id);
+                continue;
+            }
+            let Some(resident) = self.resident(entries) else { return Some(candidate.id) };
+            if self.admits(candidate, resident) {
+                self.segments.send(BODY, candidate.id);
+                return Some(resident.id);
+            }
+            self.segments.send(EDGE, resident.id);
+            return Some(candidate.id);
+        }
+    }
+
+    /// The last of the window that was not hit.
+    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<Counted> {
+        let mut chances = self.segments.len(WINDOW);
+        loop {
+            let id = self.segments.back(WINDOW)?;
+            let (hits, count) = self.count(id, entries);
+            if hits == 0 || chances == 0 {
+                return Some(Counted { id, count });
+            }
+            chances -= 1;
+            self.share.window_hit(hits);
+            self.segments.send(WINDOW, id);
+            self.segments.set_mark(id, self.share.time());
+        }
+    }
+
+    /// The last of the main part that was not hit.
+    fn resident(&mut self, entries: &mut dyn Entries) -> Option<Counted> {
+        // Hits go on meanwhile, and must not keep this going for ever.
+        let mut chances = 2 * (self.segments.len(BODY) + self.segments.len(EDGE));
+        loop {
+            while self.segments.len(EDGE) < Share::edge(self.entries())
+                && let Some(id) = self.segments.back(BODY)
+            {
+                let is_hit = chances > 0 && self.count(id, entries).0 > 0;
+                chances = chances.saturating_sub(1);
+                self.segments.send(if is_hit { BODY } else { EDGE }, id);
+            }
+            let id = self.segments.back(EDGE)?;
+            let (hits, count) = self.count(id, entries);
+            if hits == 0 || chances == 0 {
+                return Some(Counted { id, count });
+            }
+            chances -= 1;
+            self.share.edge_hit();
+            self.segments.send(BODY, id);
+        }
+    }
+
+    /// Takes an entry's hits over into the sketch; gives them, and how often it was asked for in all.
+    fn count(&mut self, id: EntryId, entries: &mut dyn Entries) -> (u32, u32) {
+        let hash = entries.hash(id);
+        match entries.take_hits(id) {
+            0 => (0, self.sketch.estimate(hash)),
+            hits => (hits, self.sketch.add(hash, hits)),
+        }
+    }
+
+    fn admits(&mut self, candidate: Counted, resident: Counted) -> bool {
+        let bar = if self.sketch.is_settled(self.entries()) {
+            resident.count.max(CHANCE) + 1
+        } else {
+            resident.count
+        };
+        candidate.count > bar || candidate.count > CHANCE + 1 && self.is_lucky()
+    }
+
+    /// True once in a while (xorshift64*; Marsaglia, 2003, Vigna, 2016).
+    fn is_lucky(&mut self) -> bool {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32).is_multiple_of(RANDOM_ONE_IN)
+    }
+}
+
+impl EvictionOrder for Lfu {
+    fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
+        self.by_bytes = max_bytes.is_some();
+        self.named = None;
+        let room = u64::try_from(self.sketch.len_words()).unwrap_or(u64::MAX);
+        if self.entries() == 0 || max_entries.is_some_and(|most| most < room) {
+            self.sketch = Sketch::new(max_entries);
+        }
+    }
+
+    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
+        self.named = None;
+        let hash = entries.hash(id);
+        self.segments.insert(WINDOW, id, entries.charge(id));
+        let all = self.entries();
+        self.share.came_in(hash, self.segments.len(WINDOW), all, entries);
+        self.segments.set_mark(id, self.share.time());
+        self.sketch.add(hash, 1);
+        self.sketch.keep_up(all);
+    }
+
+    fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {
+        self.segments.recharge(id, entries.charge(id));
+    }
+
+    fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries) {
+        if self.named == Some(id) {
+            self.named = None;
+        }
+        if leaving == Leaving::Evicted && self.segments.queue_of(id) == Some(WINDOW) {
+            let all = self.entries();
+            self.share.turned_away(entries.hash(id), self.segments.mark_of(id), all);
+        }
+        self.segments.remove(id);
+    }
+
+    fn victim(
+        &mut self,
+        newcomer: Option<&NewEntry<'_>>,
+        entries: &mut dyn Entries,
+    ) -> Option<Victim> {
+        if self.named.is_none() {
+            self.named = self.choose(newcomer, entries);
+        }
+        self.named.map(Victim::Entry)
+    }
+}

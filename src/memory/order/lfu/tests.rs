@@ -1,0 +1,601 @@
+//! The order against a slow one that is plain to see through, and against workloads made to defeat it.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use proptest::strategy::Strategy;
+
+use super::ghosts::Ghosts;
+use super::*;
+use crate::strategy::HITS_MAX;
+use crate::time::Timestamp;
+
+/// The entries of a cache of one thread.
+#[derive(Debug, Default)]
+struct Table {
+    held: HashMap<usize, Held>,
+    hits_so_far: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    key: u64,
+    charge: u64,
+    hits: u32,
+}
+
+impl Table {
+    fn hit(&mut self, id: EntryId) {
+        let held = self.held.get_mut(&id.index()).unwrap();
+        held.hits = (held.hits + 1).min(HITS_MAX);
+        self.hits_so_far += 1;
+    }
+}
+
+impl Entries for Table {
+    fn hits(&self, id: EntryId) -> u32 {
+        self.held[&id.index()].hits
+    }
+
+    fn take_hits(&mut self, id: EntryId) -> u32 {
+        std::mem::take(&mut self.held.get_mut(&id.index()).unwrap().hits)
+    }
+
+    fn stamp(&self, _: EntryId) -> Timestamp {
+        Timestamp::default()
+    }
+
+    fn deadline(&self, _: EntryId) -> Option<Timestamp> {
+        None
+    }
+
+    fn charge(&self, id: EntryId) -> u64 {
+        self.held[&id.index()].charge
+    }
+
+    fn key(&self, _: EntryId) -> &[u8] {
+        &[]
+    }
+
+    fn hash(&self, id: EntryId) -> u64 {
+        hash(self.held[&id.index()].key)
+    }
+
+    fn hits_so_far(&self) -> u64 {
+        self.hits_so_far
+    }
+}
+
+fn hash(key: u64) -> u64 {
+    let mixed = (key + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    (mixed ^ mixed >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93)
+}
+
+fn newcomer(key: u64, charge: u64) -> NewEntry<'static> {
+    let stamp = Timestamp::default();
+    NewEntry { key: &[], hash: hash(key), charge, stamp, deadline: None }
+}
+
+/// A cache of one thread, with an order.
+#[derive(Debug)]
+struct Cache<O> {
+    order: O,
+    table: Table,
+    ids: HashMap<u64, EntryId>,
+    free: Vec<u32>,
+    limits: (Option<u64>, Option<u64>),
+    evicted: Vec<u64>,
+}
+
+impl<O: EvictionOrder> Cache<O> {
+    fn new(order: O, entries: Option<u64>, bytes: Option<u64>) -> Self {
+        let (table, ids) = (Table::default(), HashMap::new());
+        let mut cache =
+            Self { order, table, ids, free: vec![], limits: (None, None), evicted: vec![] };
+        cache.limit(entries, bytes);
+        cache
+    }
+
+    fn limit(&mut self, entries: Option<u64>, bytes: Option<u64>) {
+        self.limits = (entries, bytes);
+        self.order.set_limits(entries, bytes);
+        self.make_room(None);
+    }
+
+    fn make_room(&mut self, coming: Option<&NewEntry<'_>>) {
+        loop {
+            let more = u64::from(coming.is_some());
+            let charge: u64 = self.table.held.values().map(|held| held.charge).sum();
+            let fits = self.limits.0.is_none_or(|most| self.ids.len() as u64 + more <= most)
+                && self
+                    .limits
+                    .1
+                    .is_none_or(|most| charge + coming.map_or(0, NewEntry::charge) <= most);
+            if fits {
+                return;
+            }
+            let Some(Victim::Entry(id)) = self.order.victim(coming, &mut self.table) else {
+                return;
+            };
+            let again = self.order.victim(coming, &mut self.table);
+            assert_eq!(again, Some(Victim::Entry(id)), "F2: asked again, another answer");
+            self.evicted.push(self.table.held[&id.index()].key);
+            self.leave(id, Leaving::Evicted);
+        }
+    }
+
+    fn leave(&mut self, id: EntryId, leaving: Leaving) {
+        self.order.remove(id, leaving, &mut self.table);
+        let held = self.table.held.remove(&id.index()).unwrap();
+        self.ids.remove(&held.key);
+        self.free.push(id.0);
+    }
+
+    /// Asks for a key, and brings it in if it is not there; `true` if it was.
+    fn ask(&mut self, key: u64, charge: u64) -> bool {
+        if let Some(id) = self.ids.get(&key) {
+            self.table.hit(*id);
+            return true;
+        }
+        if self.limits.1.is_some_and(|most| charge > most) || self.limits.0 == Some(0) {
+            return false;
+        }
+        self.make_room(Some(&newcomer(key, charge)));
+        let id = EntryId(self.free.pop().unwrap_or(u32::try_from(self.ids.len()).unwrap()));
+        self.table.held.insert(id.index(), Held { key, charge, hits: 0 });
+        self.ids.insert(key, id);
+        self.order.insert(id, &mut self.table);
+        false
+    }
+
+    fn remove(&mut self, key: u64) {
+        if let Some(id) = self.ids.get(&key) {
+            self.leave(*id, Leaving::Removed);
+        }
+    }
+
+    fn replace(&mut self, key: u64, charge: u64) {
+        if let Some(id) = self.ids.get(&key).copied() {
+            self.table.held.get_mut(&id.index()).unwrap().charge = charge;
+            self.table.hit(id);
+            self.order.replace(id, &mut self.table);
+            self.make_room(None);
+        }
+    }
+}
+
+/// The same algorithm with lists that are searched, the oldest entry first.
+#[derive(Debug)]
+struct Slow {
+    queues: [Vec<EntryId>; 3],
+    charges: HashMap<EntryId, u64>,
+    born: HashMap<EntryId, u64>,
+    sketch: Sketch,
+    ghosts: Ghosts,
+    named: Option<EntryId>,
+    by_bytes: bool,
+    random: u64,
+    parts: u64,
+    time: u64,
+    /// In 256ths.
+    ghost_hits: u64,
+    edge_hits: u64,
+    insertions: u64,
+    insertions_whole: u64,
+    ghost_hits_whole: u64,
+    window_hits: u64,
+    hits_before: u64,
+    time_before: u64,
+    pace: (u64, u64),
+}
+
+impl Slow {
+    fn new(seed: u64) -> Self {
+        Self {
+            queues: [vec![], vec![], vec![]],
+            charges: HashMap::new(),
+            born: HashMap::new(),
+            sketch: Sketch::new(None),
+            ghosts: Ghosts::default(),
+            named: None,
+            by_bytes: false,
+            random: seed | 1,
+            parts: 6553,
+            time: 0,
+            ghost_hits: 0,
+            edge_hits: 0,
+            insertions: 0,
+            insertions_whole: 0,
+            ghost_hits_whole: 0,
+            window_hits: 0,
+            hits_before: 0,
+            time_before: 0,
+            pace: (0, 0),
+        }
+    }
+
+    fn all(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.len() as u64).sum()
+    }
+
+    fn held(&self, queue: &[EntryId]) -> u64 {
+        queue.iter().map(|id| if self.by_bytes { self.charges[id] } else { 1 }).sum()
+    }
+
+    fn send(&mut self, to: usize, id: EntryId) {
+        for queue in &mut self.queues {
+            queue.retain(|other| *other != id);
+        }
+        self.queues[to].push(id);
+    }
+
+    fn look_at(&mut self, id: EntryId, entries: &mut dyn Entries) -> (u32, u32) {
+        let hits = entries.take_hits(id);
+        if hits > 0 {
+            self.sketch.add(entries.hash(id), hits);
+        }
+        (hits, self.sketch.estimate(entries.hash(id)))
+    }
+
+    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<(EntryId, u32)> {
+        let mut chances = self.queues[0].len();
+        loop {
+            let id = *self.queues[0].first()?;
+            let (hits, count) = self.look_at(id, entries);
+            if hits == 0 || chances == 0 {
+                return Some((id, count));
+            }
+            chances -= 1;
+            self.time += 1;
+            self.window_hits += u64::from(hits);
+            self.send(0, id);
+            self.born.insert(id, self.time);
+        }
+    }
+
+    fn resident(&mut self, entries: &mut dyn Entries) -> Option<(EntryId, u32)> {
+        let mut chances = 2 * (self.queues[1].len() + self.queues[2].len());
+        let edge = usize::try_from(self.all().div_ceil(20).max(4)).unwrap();
+        loop {
+            while self.queues[2].len() < edge && !self.queues[1].is_empty() {
+                let id = self.queues[1][0];
+                let hit = chances > 0 && self.look_at(id, entries).0 > 0;
+                chances = chances.saturating_sub(1);
+                self.send(if hit { 1 } else { 2 }, id);
+            }
+            let id = *self.queues[2].first()?;
+            let (hits, count) = self.look_at(id, entries);
+            if hits == 0 || chances == 0 {
+                return Some((id, count));
+            }
+            chances -= 1;
+            self.time += 1;
+            self.edge_hits += 256;
+            self.send(1, id);
+        }
+    }
+
+    fn choose(&mut self, coming: u64, entries: &mut dyn Entries) -> Option<EntryId> {
+        loop {
+            let window = self.held(&self.queues[0]);
+            let all = window + self.held(&self.queues[1]) + self.held(&self.queues[2]);
+            let share = (all * self.parts / 65_536).max(1);
+            if window + coming <= share
+                && let Some((resident, _)) = self.resident(entries)
+            {
+                return Some(resident);
+            }
+            let Some((candidate, often)) = self.candidate(entries) else {
+                return self.resident(entries).map(|(resident, _)| resident);
+            };
+            if window - self.held(&[candidate]) >= share {
+                self.send(1, candidate);
+                continue;
+            }
+            let Some((resident, seldom)) = self.resident(entries) else { return Some(candidate) };
+            let is_settled = self.sketch.is_settled(self.all());
+            let wins = often > seldom && (!is_settled || often > 2 && often > seldom + 1);
+            if wins || often >= 3 && self.lucky() {
+                self.send(1, candidate);
+                return Some(resident);
+            }
+            self.send(2, resident);
+            return Some(candidate);
+        }
+    }
+
+    fn lucky(&mut self) -> bool {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32).is_multiple_of(128)
+    }
+
+    fn adapt(&mut self, hits_so_far: u64) {
+        self.insertions += 1;
+        if self.insertions * 10 >= self.all() {
+            self.insertions = 0;
+            let (sum, more) =
+                (self.ghost_hits + self.edge_hits, self.ghost_hits.abs_diff(self.edge_hits));
+            if more * more > 4 * 256 * sum {
+                let step = 65_536 / 20 * more / sum;
+                let grown = self.parts + if self.ghost_hits > self.edge_hits { step } else { 0 };
+                let shrunk = if self.ghost_hits < self.edge_hits { step } else { 0 };
+                self.parts = grown.saturating_sub(shrunk).clamp(655, 65_536 - 655);
+                (self.ghost_hits, self.edge_hits) = (0, 0);
+            } else {
+                self.ghost_hits -= self.ghost_hits / 10;
+                self.edge_hits -= self.edge_hits / 10;
+            }
+        }
+        self.insertions_whole += 1;
+        if self.insertions_whole >= 2 * self.all() {
+            let main = (hits_so_far - self.hits_before).saturating_sub(self.window_hits);
+            let more = self.ghost_hits_whole.saturating_sub(main);
+            if more * more > 4 * (self.ghost_hits_whole + main) {
+                self.parts = (self.parts + 65_536 * more / self.all()).min(65_536 - 655);
+            }
+            self.pace = (main, self.time - self.time_before);
+            (self.hits_before, self.time_before) = (hits_so_far, self.time);
+            (self.insertions_whole, self.ghost_hits_whole, self.window_hits) = (0, 0, 0);
+        }
+    }
+}
+
+impl EvictionOrder for Slow {
+    fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
+        (self.by_bytes, self.named) = (max_bytes.is_some(), None);
+        let words = self.sketch.len_words() as u64;
+        if self.all() == 0 || max_entries.is_some_and(|most| most < words) {
+            self.sketch = Sketch::new(max_entries);
+        }
+    }
+
+    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
+        self.named = None;
+        self.charges.insert(id, entries.charge(id));
+        self.queues[0].push(id);
+        self.time += 1;
+        if let Some(born) = self.ghosts.take(entries.hash(id)) {
+            let away = self.time - u64::from(born);
+            let edge = self.all().div_ceil(20).max(4);
+            if away <= self.all() && away <= self.queues[0].len() as u64 + edge {
+                self.ghost_hits += 256;
+            }
+            if away * (self.pace.0 + self.pace.1) <= self.all() * self.pace.1.max(1) {
+                self.ghost_hits_whole += 1;
+            }
+        }
+        self.adapt(entries.hits_so_far());
+        self.born.insert(id, self.time);
+        self.sketch.add(entries.hash(id), 1);
+        self.sketch.keep_up(self.all());
+    }
+
+    fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {
+        self.charges.insert(id, entries.charge(id));
+    }
+
+    fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries) {
+        self.named = self.named.filter(|named| *named != id);
+        if leaving == Leaving::Evicted && self.queues[0].contains(&id) {
+            let (born, now) =
+                (u32::try_from(self.born[&id]).unwrap(), u32::try_from(self.time).unwrap());
+            self.ghosts.note(entries.hash(id), born, now, self.all());
+        }
+        for queue in &mut self.queues {
+            queue.retain(|other| *other != id);
+        }
+    }
+
+    fn victim(
+        &mut self,
+        newcomer: Option<&NewEntry<'_>>,
+        entries: &mut dyn Entries,
+    ) -> Option<Victim> {
+        if self.named.is_none() {
+            let coming = if self.by_bytes { newcomer.map_or(1, NewEntry::charge) } else { 1 };
+            self.named = self.choose(coming, entries);
+        }
+        self.named.map(Victim::Entry)
+    }
+}
+
+/// Checks every invariant.
+fn validate(cache: &Cache<Lfu>) -> Result<(), String> {
+    let order = &cache.order;
+    order.segments.validate()?;
+    order.share.validate()?;
+    let queued: Vec<EntryId> =
+        [WINDOW, BODY, EDGE].into_iter().flat_map(|queue| order.segments.ids(queue)).collect();
+    let all = queued.len() == cache.ids.len()
+        && queued.iter().all(|id| {
+            let charge = cache.table.held.get(&id.index()).map(|held| held.charge);
+            charge == Some(order.segments.charge_of(*id))
+        });
+    if !all {
+        return Err(format!("F1: {} queued of {}", queued.len(), cache.ids.len()));
+    }
+    match order.named {
+        Some(named) if !queued.contains(&named) => Err(format!("F2: {named:?} is named and gone")),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ask(u64, u64),
+    AskRun(u64, u64),
+    Remove(u64),
+    Replace(u64, u64),
+    Limit(Option<u64>, Option<u64>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        40 => (0..60u64, 1..9u64).prop_map(|(key, charge)| Step::Ask(key, charge)),
+        40 => (0..8u64, 1..9u64).prop_map(|(key, charge)| Step::Ask(key, charge)),
+        8 => (100..120u64, 1..40u64).prop_map(|(first, many)| Step::AskRun(first, many)),
+        4 => (0..60u64).prop_map(Step::Remove),
+        4 => (0..60u64, 1..12u64).prop_map(|(key, charge)| Step::Replace(key, charge)),
+        1 => (proptest::option::of(1..40u64), proptest::option::of(1..160u64))
+            .prop_map(|(entries, bytes)| Step::Limit(entries, bytes)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_decides_as_the_slow_one_does(
+        limits in (proptest::option::of(1..40u64), proptest::option::of(1..160u64)),
+        seed in any::<u64>(),
+        steps in proptest::collection::vec(step(), 1..400),
+    ) {
+        let mut cache = Cache::new(Lfu::new(seed), limits.0, limits.1);
+        let mut slow = Cache::new(Slow::new(seed), limits.0, limits.1);
+        for step in steps {
+            match step.clone() {
+                Step::Ask(key, charge) => prop_assert_eq!(cache.ask(key, charge), slow.ask(key, charge)),
+                Step::AskRun(first, many) => for key in first..first + many {
+                    prop_assert_eq!(cache.ask(key, 3), slow.ask(key, 3));
+                },
+                Step::Remove(key) => {
+                    cache.remove(key);
+                    slow.remove(key);
+                }
+                Step::Replace(key, charge) => {
+                    cache.replace(key, charge);
+                    slow.replace(key, charge);
+                }
+                Step::Limit(entries, bytes) => {
+                    cache.limit(entries, bytes);
+                    slow.limit(entries, bytes);
+                }
+            }
+            prop_assert_eq!(&cache.evicted, &slow.evicted, "after {:?}", step);
+            prop_assert_eq!(validate(&cache), Ok(()));
+        }
+    }
+}
+
+/// Hits in percent, of the second half of what is asked.
+fn late_hits(entries: u64, keys: impl Iterator<Item = u64>) -> f64 {
+    let mut cache = Cache::new(Lfu::new(1), Some(entries), None);
+    let hits: Vec<bool> = keys.map(|key| cache.ask(key, 1)).collect();
+    assert_eq!(validate(&cache), Ok(()));
+    let late = &hits[hits.len() / 2..];
+    let found = late.iter().filter(|hit| **hit).count();
+    100.0 * f64::from(u32::try_from(found).unwrap()) / f64::from(u32::try_from(late.len()).unwrap())
+}
+
+/// Numbers that look random, below `below`.
+fn random(below: u64) -> impl Iterator<Item = u64> {
+    (0..).map(move |nth| hash(nth << 20) % below)
+}
+
+#[test]
+fn a_loop_one_larger_than_the_cache_is_nearly_all_hits() {
+    assert!(late_hits(100, (0..40_000).map(|nth| nth % 101)) > 90.0);
+    assert!(late_hits(20, (0..20_000).map(|nth| nth % 21)) > 75.0);
+}
+
+#[test]
+fn a_loop_twice_as_large_as_the_cache_is_nearly_half_hits() {
+    assert!(late_hits(100, (0..80_000).map(|nth| nth % 200)) > 45.0);
+}
+
+#[test]
+fn keys_asked_for_once_do_not_push_out_those_asked_for_often() {
+    // Every second one of 80 keys, every second one never again.
+    let keys = random(80).take(20_000).zip(1000..).flat_map(|(key, once)| [key, once]);
+    assert!(late_hits(100, keys) > 48.0);
+}
+
+#[test]
+fn a_scan_costs_little_of_what_is_asked_for_often() {
+    let scans = (0..40u64).flat_map(|scan| {
+        let often = random(90).skip(usize::try_from(scan).unwrap() * 1000).take(1000);
+        often.chain(1000 + scan * 500..1500 + scan * 500)
+    });
+    assert!(late_hits(100, scans) > 60.0);
+}
+
+#[test]
+fn keys_that_come_back_once_and_soon_are_found_however_large_the_distance() {
+    for distance in [10, 25, 40] {
+        let keys = (1000..40_000u64).flat_map(|key| [key, key - distance]);
+        assert!(late_hits(100, keys) > 47.0, "at {distance}");
+    }
+}
+
+#[test]
+fn after_a_flood_of_often_asked_keys_the_next_ones_come_in() {
+    // Each of 200 keys fifteen times, never again; then 80 others.
+    let flood = (0..200u64).flat_map(|key| [key; 15]);
+    let keys = flood.chain(random(80).map(|key| 1000 + key).take(5000));
+    assert!(late_hits(100, keys) > 90.0);
+}
+
+#[test]
+fn where_all_are_alike_it_finds_as_many_as_it_holds() {
+    let found = late_hits(100, random(300).take(30_000));
+    assert!((30.0..37.0).contains(&found), "{found}");
+}
+
+#[test]
+fn keys_made_to_collide_with_those_inside_do_not_keep_others_out_for_ever() {
+    let mut cache = Cache::new(Lfu::new(1), Some(100), None);
+    for key in 0..100 {
+        cache.ask(key, 1);
+    }
+    // As whoever knew the seed could: whatever is in counts as much as can be, again and again.
+    let mut admitted = 0;
+    for nth in 0..60_000u64 {
+        for id in cache.ids.values() {
+            cache.order.sketch.add(hash(cache.table.held[&id.index()].key), 15);
+        }
+        let key = 1000 + nth % 300;
+        cache.ask(key, 1);
+        admitted = cache.ids.keys().filter(|key| **key >= 1000).count();
+        if admitted > 60 {
+            break;
+        }
+    }
+    assert!(admitted > 60, "{admitted} of 100");
+}
+
+#[test]
+fn with_limits_of_one_two_and_three_it_always_names_someone() {
+    for limit in 1..=3 {
+        let mut cache = Cache::new(Lfu::new(7), Some(limit), None);
+        for key in random(5).take(2000) {
+            cache.ask(key, 1);
+            assert!(cache.ids.len() as u64 <= limit);
+            assert_eq!(validate(&cache), Ok(()));
+        }
+        assert_eq!(cache.ids.len() as u64, limit);
+    }
+}
+
+#[test]
+fn without_a_limit_the_sketch_grows_with_the_entries_and_no_further() {
+    let mut cache = Cache::new(Lfu::new(7), None, None);
+    for key in 0..20_000 {
+        cache.ask(key, 1);
+        cache.ask(key, 1);
+    }
+    assert_eq!(cache.ids.len(), 20_000);
+    assert!((10_000..=20_000).contains(&cache.order.sketch.len_words()));
+}
+
+#[test]
+fn a_new_value_counts_with_its_new_charge() {
+    let mut cache = Cache::new(Lfu::new(7), None, Some(1000));
+    for key in 0..100 {
+        cache.ask(key, 10);
+    }
+    cache.replace(50, 500);
+    assert!(cache.ids.len() < 60);
+    assert_eq!(validate(&cache), Ok(()));
+}

@@ -1,0 +1,185 @@
+//! How often keys were asked for of late, in at most eight bytes an entry.
+//!
+//! A count-min sketch (Cormode, Muthukrishnan, 2005) of counters of four bits, of which only the smallest
+//! of a key's are raised (Estan, Varghese, 2002). It is halved now and then, so that what was
+//! often asked for long ago counts for less (Einziger, Friedman, Manes, 2017).
+//!
+//! # How it works
+//!
+//! The counters stand in blocks of eight words, which is one line of a processor's cache. A key has one
+//! block, by the upper bits of its hash, and four counters in there: one in each pair of words.
+//! An estimate is the least of the four, so that it is too high where keys collide, and never too low but
+//! by the halving.
+//!
+//! A sketch that has become too small is doubled: each block stands there twice then, and whatever a key
+//! had counted is found in the block that it has now.
+//!
+//! # Invariants
+//!
+//! - **K1** there is at least one block, and there are no parts of blocks.
+//! - **K2** but for the least sizes, there is at most one word for each entry.
+
+/// Words of a block.
+const BLOCK_WORDS: usize = 8;
+/// A sketch for a known number of entries begins with fewer than this many blocks, and doubles from there
+/// on to just that number. More, and an empty cache is large; fewer, and rounding leaves more unused.
+const FIRST_BLOCKS_MAX: usize = 128;
+/// Counters of a key. Three and two let more keys of one hit pass for often asked for.
+const ROWS: usize = 4;
+/// The most that is counted.
+const COUNT_MAX: u64 = 15;
+/// All counters are halved after as many additions as this times the entries. Six forgets too early
+/// what is asked for seldom, twenty makes too many keys collide.
+const ADDITIONS_PER_ENTRY: u64 = 10;
+/// A sketch has seen enough for a count of one or two to be chance after as many additions as this
+/// times the entries; once it has been halved for the first time, that is always so.
+const SETTLED_PER_ENTRY: u64 = 4;
+
+/// Estimates of how often keys were asked for.
+#[derive(Debug)]
+pub(super) struct Sketch {
+    /// Sixteen counters in each (K1, K2).
+    words: Vec<u64>,
+    /// Since the beginning; halved with the counters.
+    additions: u64,
+}
+
+impl Sketch {
+    /// An empty sketch that will be large enough for so many entries when they have come, if known.
+    pub(super) fn new(entries_max: Option<u64>) -> Self {
+        let expected = entries_max.and_then(|entries| usize::try_from(entries).ok()).unwrap_or(0);
+        let mut blocks = (expected / BLOCK_WORDS).max(1);
+        while blocks >= FIRST_BLOCKS_MAX {
+            blocks /= 2;
+        }
+        Self { words: vec![0; blocks * BLOCK_WORDS], additions: 0 }
+    }
+
+    /// How often this key was asked for, about.
+    pub(super) fn estimate(&self, hash: u64) -> u32 {
+        u32::try_from(self.least(&self.places(hash))).unwrap_or(0)
+    }
+
+    /// Counts that this key was asked for so often more; gives the new estimate.
+    pub(super) fn add(&mut self, hash: u64, times: u32) -> u32 {
+        let places = self.places(hash);
+        let count = (self.least(&places) + u64::from(times)).min(COUNT_MAX);
+        for (word, shift) in places {
+            let word = &mut self.words[word];
+            if (*word >> shift & 15) < count {
+                *word = *word & !(15 << shift) | count << shift;
+            }
+        }
+        self.additions += u64::from(times);
+        u32::try_from(count).unwrap_or(0)
+    }
+
+    fn least(&self, places: &[(usize, u64); ROWS]) -> u64 {
+        places
+            .iter()
+            .fold(COUNT_MAX, |least, (word, shift)| least.min(self.words[*word] >> shift & 15))
+    }
+
+    /// Grows with the number of entries, and halves the counts when it is time.
+    pub(super) fn keep_up(&mut self, entries: u64) {
+        let room = u64::try_from(self.words.len()).unwrap_or(u64::MAX);
+        if room.saturating_mul(2) <= entries {
+            self.words =
+                self.words.chunks(BLOCK_WORDS).flat_map(|block| [block, block].concat()).collect();
+        }
+        if self.additions >= entries.max(1).saturating_mul(ADDITIONS_PER_ENTRY) {
+            self.additions /= 2;
+            for word in &mut self.words {
+                *word = *word >> 1 & 0x7777_7777_7777_7777;
+            }
+        }
+    }
+
+    /// Whether it has seen enough for a low count to be chance.
+    pub(super) fn is_settled(&self, entries: u64) -> bool {
+        self.additions >= entries.saturating_mul(SETTLED_PER_ENTRY)
+    }
+
+    /// Words that it takes.
+    pub(super) fn len_words(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The word and the shift of each of a key's counters.
+    fn places(&self, hash: u64) -> [(usize, u64); ROWS] {
+        let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let block = scale(mixed, self.words.len() / BLOCK_WORDS);
+        let mut bits = (mixed ^ mixed >> 32).wrapping_mul(0xC2B2_AE3D_27D4_EB4F) >> 32;
+        let mut places = [(0, 0); ROWS];
+        for (row, place) in places.iter_mut().enumerate() {
+            let second = usize::from(bits & 1 == 1);
+            *place = (block * BLOCK_WORDS + 2 * row + second, (bits >> 1 & 15) * 4);
+            bits >>= 5;
+        }
+        places
+    }
+}
+
+/// Where a hash falls among so many, by its upper bits.
+pub(super) fn scale(hash: u64, among: usize) -> usize {
+    let among = u128::try_from(among).unwrap_or(0);
+    usize::try_from((u128::from(hash) * among) >> 64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_is_never_too_low_before_the_counts_are_halved() {
+        let mut sketch = Sketch::new(Some(1000));
+        for key in 0..3000u64 {
+            sketch.add(key, u32::try_from(key % 4).unwrap() + 1);
+        }
+        assert!((0..3000u64).all(|key| u64::from(sketch.estimate(key)) > key % 4));
+    }
+
+    #[test]
+    fn a_sketch_at_its_place_tells_most_keys_apart() {
+        let mut sketch = Sketch::new(Some(1000));
+        sketch.keep_up(1000);
+        for key in 0..1000u64 {
+            sketch.add(key, 1);
+        }
+        let wrong = (1000..11_000u64).filter(|key| sketch.estimate(*key) > 0).count();
+        assert!(wrong < 500, "{wrong} of 10,000 keys that were never asked for");
+    }
+
+    #[test]
+    fn growing_keeps_all_counts_and_at_most_eight_bytes_an_entry() {
+        for limit in [None, Some(1000), Some(4096), Some(100_000)] {
+            let mut sketch = Sketch::new(limit);
+            let least = sketch.len_words().max(50);
+            for key in 0..50u64 {
+                sketch.add(key, 3);
+            }
+            for entries in 50..100_000u64 {
+                sketch.keep_up(entries);
+                let words = sketch.len_words();
+                assert!(words <= least.max(usize::try_from(entries).unwrap()), "K2: {words} words");
+                assert_eq!(words % BLOCK_WORDS, 0, "K1");
+            }
+            assert!((0..50u64).all(|key| sketch.estimate(key) >= 3));
+            assert!(sketch.len_words() > 49_000);
+        }
+    }
+
+    #[test]
+    fn halving_forgets_and_is_due_every_ten_additions_an_entry() {
+        let mut sketch = Sketch::new(Some(100));
+        sketch.add(1, 12);
+        for key in 0..988u64 {
+            assert!(!sketch.is_settled(100) || sketch.additions >= 400);
+            sketch.add(1000 + key % 90, 1);
+        }
+        assert_eq!(sketch.estimate(1), 12);
+        sketch.keep_up(100);
+        assert_eq!((sketch.estimate(1), sketch.additions), (6, 500));
+        assert!(sketch.is_settled(100));
+    }
+}
