@@ -10,6 +10,7 @@ use crate::memory::{Account, Guarded, Memory, Mine, Reach};
 use crate::record::Record;
 use crate::strategy::Leaving;
 use crate::sync::BriefGuard;
+use crate::sync::atomic::Ordering;
 
 /// The whole tier, locked.
 #[derive(Debug)]
@@ -25,6 +26,43 @@ impl<S> Memory<S> {
     pub(crate) fn lock_all(&self) -> AllLocked<'_, S> {
         let shards = self.shards.iter().map(|shard| shard.lock()).collect();
         AllLocked { memory: self, shards, account: self.account.lock() }
+    }
+}
+
+impl<S> Memory<S> {
+    /// Checks every invariant; for tests and fuzzing.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let all = self.lock_all();
+        let (mut entries, mut bytes) = (0, 0);
+        for (index, (guarded, bound)) in all.shards.iter().zip(&self.bounds).enumerate() {
+            let shard = &guarded.shard;
+            let hash = |key: &[u8]| Some(self.hash(key)).filter(|hash| self.index(*hash) == index);
+            shard.validate(hash)?;
+            if all.account.ordered.as_ref().is_some_and(|ordered| !ordered.knows(shard)) {
+                return Err(format!("O2: shard {index} has an entry with another's number"));
+            }
+            entries += shard.len();
+            bytes += shard.bytes();
+            let oldest = shard.ids().map(|id| shard.stamp(id)).min();
+            let oldest = oldest.filter(|_| !self.is_ordered);
+            if oldest.is_some_and(|oldest| bound.load(Ordering::Acquire) > oldest) {
+                return Err(format!("M1: shard {index} has an entry older than its bound"));
+            }
+        }
+        let Account { entries: counted, bytes: summed, limits, ordered } = &*all.account;
+        if (*counted, *summed) != (entries, bytes) {
+            let held = (counted, summed);
+            return Err(format!("M2: the account has {held:?}, a recount {:?}", (entries, bytes)));
+        }
+        if let Some(known) = ordered.as_ref().map(|ordered| ordered.len() as u64)
+            && known != entries
+        {
+            return Err(format!("O1: the order knows {known} entries of {entries}"));
+        }
+        if limits.exceeded(entries, bytes) {
+            return Err(format!("M2: {entries} entries, {bytes} bytes, {limits:?}"));
+        }
+        Ok(())
     }
 }
 

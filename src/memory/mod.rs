@@ -603,40 +603,6 @@ impl<S> Memory<S> {
         let (id, oldest, _) = locked.shard.oldest()?;
         (oldest == stamp).then(|| locked.shard.record(id).clone())
     }
-
-    /// Checks every invariant; for tests and fuzzing, at a quiet moment.
-    pub(crate) fn validate(&self) -> Result<(), String> {
-        let (mut entries, mut bytes) = (0, 0);
-        for (index, bound) in self.bounds.iter().enumerate() {
-            let locked = self.lock_nth(index);
-            let hash = |key: &[u8]| Some(self.hash(key)).filter(|hash| self.index(*hash) == index);
-            locked.shard.validate(hash)?;
-            if !self.are_numbered(&locked.shard) {
-                return Err(format!("O2: shard {index} has an entry with another's number"));
-            }
-            entries += locked.shard.len();
-            bytes += locked.shard.bytes();
-            let oldest = locked.shard.ids().map(|id| locked.shard.stamp(id)).min();
-            let oldest = oldest.filter(|_| !self.is_ordered);
-            if oldest.is_some_and(|oldest| bound.load(Ordering::Acquire) > oldest) {
-                return Err(format!("M1: shard {index} has an entry older than its bound"));
-            }
-        }
-        let account = self.account.lock();
-        if (account.entries, account.bytes) != (entries, bytes) {
-            let held = (account.entries, account.bytes);
-            return Err(format!("M2: the account has {held:?}, a recount {:?}", (entries, bytes)));
-        }
-        if let Some(ordered) = &account.ordered
-            && ordered.len() as u64 != entries
-        {
-            return Err(format!("O1: the order knows {} entries of {entries}", ordered.len()));
-        }
-        if account.limits.exceeded(entries, bytes) {
-            return Err(format!("M2: {entries} entries, {bytes} bytes, {:?}", account.limits));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

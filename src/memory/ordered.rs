@@ -230,6 +230,14 @@ impl Ordered {
         u32::try_from(self.next).ok().map(EntryId)
     }
 
+    /// Whether it knows the entries of a shard by their numbers (O2).
+    pub(super) fn knows(&self, shard: &Shard) -> bool {
+        shard.ids().all(|id| {
+            let known = self.record(EntryId(shard.number(id)));
+            known.is_some_and(|known| known.is_same(shard.record(id)))
+        })
+    }
+
     /// How many entries it knows of.
     pub(super) fn len(&self) -> usize {
         self.records.len() - self.free.len()
@@ -269,16 +277,6 @@ impl Account {
 }
 
 impl<S> Memory<S> {
-    /// Whether O2 holds for a shard.
-    pub(super) fn are_numbered(&self, shard: &Shard) -> bool {
-        let account = self.account.lock();
-        let Some(ordered) = &account.ordered else { return true };
-        shard.ids().all(|id| {
-            let known = ordered.record(EntryId(shard.number(id)));
-            known.is_some_and(|known| known.is_same(shard.record(id)))
-        })
-    }
-
     /// Whom the order names: number and hash.
     pub(super) fn named(
         &self,
