@@ -21,6 +21,8 @@
 //! - **D4** every entry with a deadline has exactly one row in the expiry table, and no other is
 //!   there.
 //!
+//! With a strategy other than `Lru` there is an order of eviction beside that by recency (`ranks.rs`).
+//!
 //! # Failure
 //!
 //! redb itself verifies nothing on reads: beneath it, each block of the file has a checksum
@@ -33,20 +35,25 @@ mod changes;
 mod check;
 mod commit;
 mod compact;
+mod evict;
 mod failure;
 mod holding;
 mod lock;
+mod mark;
 mod open;
+mod ranks;
 mod read;
 mod reserve;
 mod rows;
 mod schema;
+mod sorted;
 mod volume;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::Totals;
+use crate::strategy::DiskStrategy;
 use crate::sync::RwLock;
 use crate::sync::thread::JoinHandle;
 
@@ -72,6 +79,7 @@ pub(crate) struct Disk {
     /// Counts snapshots, so that a caller can tell whether there was a commit in between.
     epoch: AtomicU64,
     changes: changes::Log,
+    strategy: DiskStrategy,
 }
 
 impl Disk {
@@ -186,6 +194,7 @@ impl Writer {
             // Damage, of which redb makes that the last commit never ended.
             return Err(Failure::damage("the file went back to an earlier commit"));
         }
+        mark::adopt(&database, self.options.strategy, totals)?;
         self.totals = totals;
         self.database = Some(database);
         Ok(())

@@ -9,6 +9,7 @@
 //! 4. The database is opened and the meta rows are read while the file is held (`blocks.rs`), so that one
 //!    that is refused stays as it is.
 //! 5. The file is released, and its totals are compared with the number of rows.
+//! 6. Where the strategy is another than the file's, its order of eviction is made (`mark.rs`).
 //!
 //! A file that begins as ours and cannot be opened or read is damaged: it is set aside under the
 //! name `*.damaged`, in the place of the one before, or refused, as the caller chose.
@@ -29,15 +30,18 @@ use crate::store::disk::blocks::{HEADS_BYTES, MAGIC, mildly, version_of};
 use crate::store::disk::changes::Log;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
+use crate::store::disk::mark::{Mark, adopt};
+use crate::store::disk::ranks::Ranks;
 use crate::store::disk::read::Memo;
 use crate::store::disk::reserve::Reserve;
 use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
-    EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
+    EXPIRY, FILED, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RANKS, RKYV_ROW, ROWS,
     SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
 use crate::store::disk::volume::{Base, Place, folder};
 use crate::store::disk::{Disk, Writer};
+use crate::strategy::DiskStrategy;
 use crate::sync::RwLock;
 use crate::trace;
 
@@ -68,6 +72,7 @@ pub(crate) struct Options {
     pub(crate) key: String,
     pub(crate) value: String,
     pub(crate) schema_version: u32,
+    pub(crate) strategy: DiskStrategy,
 }
 
 /// An open disk tier.
@@ -130,6 +135,7 @@ impl Opened {
             bytes: AtomicU64::new(totals.bytes),
             epoch: AtomicU64::new(0),
             changes: Log::default(),
+            strategy: options.strategy,
         });
         let mut writer = Writer {
             disk: Arc::clone(&disk),
@@ -252,25 +258,29 @@ fn create(options: &Options) -> Result<()> {
 fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
     let transaction = database.begin_write()?;
     {
-        write_meta(&transaction, options, Totals::default())?;
+        write_meta(&transaction, options, Totals::default(), 0)?;
         transaction.delete_table(INDEX)?;
         transaction.delete_table(ROWS)?;
         transaction.delete_table(ORDER)?;
         transaction.delete_table(EXPIRY)?;
+        transaction.delete_table(RANKS)?;
+        transaction.delete_table(FILED)?;
         transaction.open_table(INDEX)?;
         transaction.open_table(ROWS)?;
         transaction.open_table(ORDER)?;
         transaction.open_table(EXPIRY)?;
+        Ranks::open(&transaction, options.strategy, 0)?;
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Writes all meta rows.
+/// Writes all meta rows; `level` is that of the ranks.
 pub(super) fn write_meta(
     transaction: &WriteTransaction,
     options: &Options,
     totals: Totals,
+    level: u64,
 ) -> Result<(), Failure> {
     let mut meta = transaction.open_table(META)?;
     meta.insert(FORMAT_ROW, FORMAT_VERSION.to_le_bytes().as_slice())?;
@@ -279,7 +289,7 @@ pub(super) fn write_meta(
     meta.insert(VALUE_ROW, options.value.as_bytes())?;
     meta.insert(SCHEMA_VERSION_ROW, options.schema_version.to_le_bytes().as_slice())?;
     meta.insert(TOTALS_ROW, totals.encode().as_slice())?;
-    Ok(())
+    Mark { strategy: options.strategy, batch: totals.batch, level }.write(&mut meta)
 }
 
 /// A device that errs once can look like damage, and a file that is set aside is lost to the cache. So
@@ -317,6 +327,7 @@ fn accept(options: &Options, is_lenient: bool) -> Result<(Base, Totals), Refused
         }
         let totals = totals(&database)?;
         database.release()?;
+        adopt(&database, options.strategy, totals)?;
         Ok((database, totals))
     });
     read.map_err(|f| refuse(path, f))
