@@ -329,6 +329,9 @@ fn compare(subject: &mut Subject, model: &mut Model, op: &Op, at: Option<u64>) -
     }
     let heard = std::mem::take(&mut *subject.events.lock().unwrap_or_else(PoisonError::into_inner));
     same_events(&heard, &std::mem::take(&mut model.events))?;
+    if matches!(op, Op::Reopen(..) | Op::Purge) && subject.options.disk {
+        same("what verification finds", &subject.cache.verify().unwrap().is_ok(), &true)?;
+    }
     same_state(&subject.cache, model)
 }
 

@@ -1,0 +1,510 @@
+//! Strategies of the disk tier: `Size` against a slow reference, what every one keeps when it is closed,
+//! and files that are opened with another one than before.
+//!
+//! `Fifo` and `Ttl` are judged decision by decision in `model.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use larder::{
+    Builder, ByteCache, DiskStrategy, ErrorKind, InsertOptions, ManualClock, RemovalCause, Tier,
+    Timestamp, VerifyOptions, WhenFull, WritePolicy,
+};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableHandle};
+
+use crate::errors::refused;
+use crate::files::{META, Place, database, place};
+use crate::support::{Rng, Watchdog, seed};
+
+const RANKS: TableDefinition<'static, &[u8], ()> = TableDefinition::new("ranks");
+const ALL: [DiskStrategy; 4] =
+    [DiskStrategy::Lru, DiskStrategy::Fifo, DiskStrategy::Ttl, DiskStrategy::Size];
+const START: u64 = 1_000_000_000;
+const HOUR: Duration = Duration::from_secs(3_600);
+
+type Key = Vec<u8>;
+
+/// No commits but those that are asked for.
+const AT_FLUSH: WritePolicy = WritePolicy::Behind {
+    max_delay: HOUR,
+    max_pending_ops: 1 << 20,
+    max_pending_bytes: 1 << 30,
+    when_full: WhenFull::Block(Duration::from_secs(30)),
+};
+
+/// An entry on disk, as `Size` sees it.
+#[derive(Debug, Clone)]
+struct Held {
+    charge: u64,
+    uses: u64,
+    priority: f64,
+    /// Its recency when that was found, and as it was handed down since.
+    filed: u64,
+    known: u64,
+}
+
+/// What a cache with `Size` on disk does, said plainly.
+#[derive(Debug, Default)]
+struct Model {
+    max_bytes: u64,
+    memory_max: usize,
+    level: f64,
+    disk: BTreeMap<Key, Held>,
+    /// Not committed: the charge and the stamp, or that it is removed.
+    pending: BTreeMap<Key, Option<(u64, u64)>>,
+    /// Of every key that is there.
+    recency: BTreeMap<Key, u64>,
+    memory: BTreeSet<Key>,
+    evicted: Vec<Key>,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
+fn quotient(uses: u64, charge: u64) -> f64 {
+    uses as f64 / charge as f64
+}
+
+impl Model {
+    fn access(&mut self, key: &Key, stamp: u64) {
+        self.recency.insert(key.clone(), stamp);
+        self.memory.insert(key.clone());
+        while self.memory.len() > self.memory_max {
+            let oldest = self.memory.iter().min_by_key(|key| (self.recency[*key], *key));
+            let oldest = oldest.unwrap().clone();
+            self.memory.remove(&oldest);
+        }
+    }
+
+    fn insert(&mut self, key: &Key, charge: u64, stamp: u64) {
+        self.access(key, stamp);
+        self.pending.insert(key.clone(), Some((charge, stamp)));
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if self.recency.remove(key).is_some() {
+            self.memory.remove(key);
+            self.pending.insert(key.clone(), None);
+        }
+    }
+
+    fn file(&mut self, key: &Key, charge: u64, uses: u64, stamp: u64) {
+        let priority = self.level + quotient(uses, charge);
+        let held = Held { charge, uses, priority, filed: stamp, known: stamp };
+        self.disk.insert(key.clone(), held);
+    }
+
+    /// What memory let go of is handed down; all of it, if that is asked for.
+    fn commit(&mut self, everything: bool) {
+        for (key, put) in std::mem::take(&mut self.pending) {
+            match put {
+                Some((charge, stamp)) => {
+                    let uses = self.disk.get(&key).map_or(0, |held| held.uses) + 1;
+                    self.file(&key, charge, uses, stamp);
+                }
+                None => drop(self.disk.remove(&key)),
+            }
+        }
+        for (key, held) in &mut self.disk {
+            if everything || !self.memory.contains(key) {
+                held.known = self.recency[key];
+            }
+        }
+        while self.disk.values().map(|held| held.charge).sum::<u64>() > self.max_bytes {
+            let first = self.disk.iter().min_by(|(a_key, a), (b_key, b)| {
+                let by_priority = a.priority.total_cmp(&b.priority);
+                by_priority.then(a.filed.cmp(&b.filed)).then(a_key.cmp(b_key))
+            });
+            let (key, held) = first.map(|(key, held)| (key.clone(), held.clone())).unwrap();
+            let now = self.recency[&key];
+            let used = if held.known == held.filed { now } else { held.known };
+            if used == held.filed {
+                self.level = self.level.max(held.priority);
+                self.disk.remove(&key);
+                self.memory.remove(&key);
+                self.recency.remove(&key);
+                self.evicted.push(key);
+            } else {
+                self.file(&key, held.charge, held.uses + 1, used);
+            }
+        }
+    }
+}
+
+/// One random history, with commits after each write or where a flush asks for them.
+fn agrees(seed: u64, policy: WritePolicy, operations: u32) {
+    let mut rng = Rng::new(seed);
+    let shared = Path::new("/dev/shm");
+    let folder = tempfile::tempdir_in(shared).or_else(|_| tempfile::tempdir()).unwrap();
+    let path = folder.path().join("cache.larder");
+    let clock = ManualClock::new(Timestamp::from_nanos(START));
+    let evicted = Arc::new(Mutex::new(Vec::new()));
+    let memory_max = 1 + rng.below(8);
+    let max_bytes = 200 + rng.below(800);
+    let open = |max_bytes| {
+        let evicted = Arc::clone(&evicted);
+        let builder = ByteCache::builder().path(&path).write_policy(policy).clock(clock.clone());
+        let builder = builder.disk_strategy(DiskStrategy::Size).disk_cache_bytes(1 << 20);
+        let builder = builder.eviction_listener(move |key, entry, cause| {
+            if (entry.tier(), cause) == (Tier::Disk, RemovalCause::Size) {
+                evicted.lock().unwrap().push(key);
+            }
+        });
+        let builder = builder.memory_max_entries(memory_max).disk_max_bytes(max_bytes);
+        builder.disk_slack(None).open().unwrap()
+    };
+    let memory_max = usize::try_from(memory_max).unwrap();
+    let mut model = Model { max_bytes, memory_max, ..Model::default() };
+    let mut cache = open(max_bytes);
+    let is_through = policy == WritePolicy::Through;
+    let mut writes = 0;
+    for step in 0..operations {
+        clock.advance(Duration::from_nanos(10));
+        let stamp = clock.now().as_nanos();
+        let key = vec![b'a' + rng.key(40)];
+        let mut commits = is_through;
+        let mut everything = false;
+        match rng.below(100) {
+            0..40 => {
+                let value = vec![7; usize::try_from(rng.below(8)).unwrap().pow(2) * 3];
+                cache.insert(&key, &value).unwrap();
+                model.insert(&key, 1 + value.len() as u64, stamp);
+                writes += 1;
+            }
+            40..85 => {
+                let found = cache.get(&key).unwrap();
+                assert_eq!(found.is_some(), model.recency.contains_key(&key), "{step}: {key:?}");
+                if found.is_some() {
+                    model.access(&key, stamp);
+                }
+                commits = false;
+            }
+            85..90 => {
+                cache.invalidate(&key).unwrap();
+                model.remove(&key);
+            }
+            90..97 => {
+                cache.flush().unwrap();
+                (commits, everything) = (true, true);
+            }
+            97 => {
+                model.max_bytes = 200 + rng.below(800);
+                cache.set_disk_limits(None, Some(model.max_bytes)).unwrap();
+                (commits, everything) = (true, true);
+            }
+            98 => {
+                cache.clone().close().unwrap();
+                model.commit(true);
+                model.memory.clear();
+                model.max_bytes = 200 + rng.below(800);
+                cache = open(model.max_bytes);
+                (commits, everything) = (true, true);
+            }
+            _ => {
+                // What is queued goes first.
+                cache.flush().unwrap();
+                cache.compact().unwrap();
+                (commits, everything) = (true, true);
+            }
+        }
+        if !commits {
+            continue;
+        }
+        model.commit(everything);
+        let heard = std::mem::take(&mut *evicted.lock().unwrap());
+        assert_eq!(heard, std::mem::take(&mut model.evicted), "{step}: who left, in their order");
+        let keys: Vec<Key> = cache.keys().map(Result::unwrap).collect();
+        assert_eq!(keys, model.disk.keys().cloned().collect::<Vec<_>>(), "{step}");
+        let bytes = model.disk.values().map(|held| held.charge).sum::<u64>();
+        assert_eq!((cache.disk_len(), cache.disk_bytes()), (keys.len() as u64, bytes), "{step}");
+        cache.validate().unwrap();
+    }
+    assert!(writes > 0 && cache.verify().unwrap().is_ok());
+}
+
+#[test]
+fn size_on_disk_agrees_with_a_slow_reference() {
+    let seed = seed();
+    for nth in 0..50 {
+        agrees(seed.wrapping_add(nth), AT_FLUSH, 400);
+    }
+    for nth in 0..10 {
+        agrees(seed.wrapping_add(nth), WritePolicy::Through, 300);
+    }
+}
+
+/// A cache whose clock stands still unless it is told.
+fn builder(place: &Place, clock: &ManualClock, strategy: DiskStrategy) -> Builder<ByteCache> {
+    let builder = place.builder().clock(clock.clone()).disk_strategy(strategy);
+    builder.disk_cache_bytes(1 << 20).write_policy(AT_FLUSH)
+}
+
+fn names(cache: &ByteCache) -> String {
+    cache.keys().map(|key| char::from(key.unwrap()[0])).collect()
+}
+
+/// Takes out one entry after the other; gives the order in which they went.
+fn order_of(cache: &ByteCache) -> String {
+    let mut order = String::new();
+    let mut left = names(cache);
+    while left.len() > 1 {
+        cache.set_disk_limits(Some(left.len() as u64 - 1), None).unwrap();
+        let now = names(cache);
+        order.extend(left.chars().filter(|c| !now.contains(*c)));
+        left = now;
+    }
+    order + &left
+}
+
+/// Six entries in a file, of which some are read and some have deadlines.
+fn filled(clock: &ManualClock, strategy: DiskStrategy) -> Place {
+    let place = place();
+    let cache = builder(&place, clock, strategy).open().unwrap();
+    // Key, bytes of key and value, hours to live.
+    for (key, charge, hours) in [
+        (b'a', 600, 5),
+        (b'b', 100, 0),
+        (b'c', 300, 2),
+        (b'd', 50, 2),
+        (b'e', 900, 9),
+        (b'f', 10, 0),
+    ] {
+        clock.advance(Duration::from_nanos(1));
+        let options = InsertOptions::default();
+        // So that c and d have the same deadline.
+        let since = Duration::from_nanos(clock.now().as_nanos() - START);
+        let options = if hours > 0 { options.ttl(hours * HOUR - since) } else { options };
+        cache.insert_with(&[key], &vec![0; charge - 1], &options).unwrap();
+    }
+    // One after the other has another uses, and those of `c` are the last.
+    for key in [b"b", b"a", b"c"] {
+        clock.advance(Duration::from_nanos(1));
+        cache.get(key).unwrap().unwrap();
+    }
+    cache.close().unwrap();
+    place
+}
+
+/// What leaves first with each strategy. With `Size`: e, a (read, so twice), c (likewise), b, d, f.
+fn expected(strategy: DiskStrategy) -> &'static str {
+    match strategy {
+        DiskStrategy::Lru => "defbac",
+        DiskStrategy::Fifo => "abcdef",
+        DiskStrategy::Ttl => "dcaefb",
+        // By uses / charge: e 1/900, a 2/600, c 2/300, d 1/50, b 2/100, f 1/10.
+        _ => "eacdbf",
+    }
+}
+
+/// With nothing but `Size` the order of d and b, which are equal, is that of their recency when they
+/// were filed.
+#[test]
+fn the_order_of_every_strategy_is_there_after_a_restart() {
+    for strategy in ALL {
+        let clock = ManualClock::new(Timestamp::from_nanos(START));
+        let place = filled(&clock, strategy);
+        let cache = builder(&place, &clock, strategy).open().unwrap();
+        assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
+        cache.compact().unwrap();
+        assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
+        assert_eq!(order_of(&cache), expected(strategy), "{strategy:?}");
+    }
+}
+
+#[test]
+fn a_file_can_be_opened_with_any_strategy_after_any_other() {
+    for before in ALL {
+        for after in ALL {
+            let clock = ManualClock::new(Timestamp::from_nanos(START));
+            let place = filled(&clock, before);
+            let cache = builder(&place, &clock, after).open().unwrap();
+            assert!(cache.verify().unwrap().is_ok(), "{before:?}, {after:?}");
+            assert_eq!(names(&cache), "abcdef");
+            let wanted = match (before, after) {
+                (DiskStrategy::Size, DiskStrategy::Size) => expected(after),
+                // Uses are not known, so each has one.
+                (_, DiskStrategy::Size) => "eacbdf",
+                _ => expected(after),
+            };
+            assert_eq!(order_of(&cache), wanted, "{before:?}, {after:?}");
+        }
+    }
+}
+
+/// The names of the tables in a closed file, and of the facts about it.
+fn tables(path: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
+    let database = database(path);
+    let read = database.begin_read().unwrap();
+    let tables = read.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
+    let meta = read.open_table(META).unwrap();
+    let facts = meta.iter().unwrap().map(|row| row.unwrap().0.value().to_owned()).collect();
+    (tables, facts)
+}
+
+#[test]
+fn lru_has_nothing_of_other_strategies_in_its_file() {
+    let clock = ManualClock::new(Timestamp::from_nanos(START));
+    let plain = filled(&clock, DiskStrategy::Lru);
+    let without = tables(&plain.path);
+    for strategy in [DiskStrategy::Fifo, DiskStrategy::Ttl, DiskStrategy::Size] {
+        let place = filled(&clock, strategy);
+        let with = tables(&place.path);
+        assert!(with.0.contains("ranks") && with.1.contains("strategy"), "{strategy:?}");
+        assert_eq!(with.0.contains("filed"), strategy == DiskStrategy::Size);
+        builder(&place, &clock, DiskStrategy::Lru).open().unwrap().close().unwrap();
+        assert_eq!(tables(&place.path), without, "{strategy:?}");
+    }
+    assert!(!without.0.contains("ranks") && !without.0.contains("filed"));
+    assert!(!without.1.contains("strategy"));
+}
+
+/// Changes a closed file by hand.
+fn by_hand(place: &Place, change: impl FnOnce(&redb::WriteTransaction)) {
+    let database = database(&place.path);
+    let transaction = database.begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_mark_that_is_not_known_is_like_none() {
+    let clock = ManualClock::new(Timestamp::from_nanos(START));
+    for strategy in ALL {
+        let place = filled(&clock, DiskStrategy::Fifo);
+        by_hand(&place, |t| {
+            t.open_table(META).unwrap().insert("strategy", &b"a newer one"[..]).unwrap();
+        });
+        let cache = builder(&place, &clock, strategy).open().unwrap();
+        assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
+        assert_eq!(cache.len(), 6);
+    }
+}
+
+/// As if a build that knows nothing of strategies had worked on the file in between.
+#[test]
+fn ranks_that_are_not_of_the_last_commit_are_made_anew() {
+    let clock = ManualClock::new(Timestamp::from_nanos(START));
+    let place = filled(&clock, DiskStrategy::Fifo);
+    let copied = {
+        let database = database(&place.path);
+        let read = database.begin_read().unwrap();
+        let mark =
+            read.open_table(META).unwrap().get("strategy").unwrap().unwrap().value().to_vec();
+        let ranks = read.open_table(RANKS).unwrap();
+        let rows = ranks.iter().unwrap().map(|row| row.unwrap().0.value().to_vec());
+        (mark, rows.collect::<Vec<_>>())
+    };
+    let cache = builder(&place, &clock, DiskStrategy::Lru).open().unwrap();
+    clock.advance(Duration::from_nanos(1));
+    cache.insert(b"a", b"newer").unwrap();
+    cache.close().unwrap();
+    by_hand(&place, |t| {
+        t.open_table(META).unwrap().insert("strategy", &copied.0[..]).unwrap();
+        let mut ranks = t.open_table(RANKS).unwrap();
+        copied.1.iter().for_each(|row| drop(ranks.insert(&row[..], ()).unwrap()));
+    });
+    let cache = builder(&place, &clock, DiskStrategy::Fifo).open().unwrap();
+    assert!(cache.verify().unwrap().is_ok());
+    assert_eq!(order_of(&cache), "bcdefa");
+}
+
+#[test]
+fn verification_finds_ranks_that_are_wrong_and_puts_them_right() {
+    for strategy in [DiskStrategy::Fifo, DiskStrategy::Ttl, DiskStrategy::Size] {
+        let clock = ManualClock::new(Timestamp::from_nanos(START));
+        let place = filled(&clock, strategy);
+        by_hand(&place, |t| {
+            let mut ranks = t.open_table(RANKS).unwrap();
+            let first = ranks.pop_first().unwrap().unwrap().0.value().to_vec();
+            // Of an entry that is there, and as many as there should be.
+            let wrong = [&[0xEE; 16][..], &first[16..]].concat();
+            ranks.insert(&wrong[..], ()).unwrap();
+        });
+        let cache = builder(&place, &clock, strategy).open().unwrap();
+        let report = cache.verify_with(VerifyOptions::default().repair(true)).unwrap();
+        assert_eq!((report.unordered, report.is_ok()), (1, false), "{strategy:?}");
+        // One was missing and one was no entry's.
+        assert_eq!(report.repaired, 2, "{strategy:?}");
+        assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
+        assert_eq!(order_of(&cache), expected(strategy), "{strategy:?}");
+    }
+}
+
+#[test]
+fn what_leaves_disk_by_fifo_leaves_memory_though_it_was_read_just_now() {
+    let clock = ManualClock::new(Timestamp::from_nanos(START));
+    let place = place();
+    let cache = builder(&place, &clock, DiskStrategy::Fifo).disk_max_entries(2).open().unwrap();
+    for key in [b"a", b"b", b"c"] {
+        cache.insert(key, b"value").unwrap();
+        cache.get(b"a").unwrap().unwrap();
+    }
+    cache.flush().unwrap();
+    assert_eq!((names(&cache).as_str(), cache.memory_len()), ("bc", 2));
+    assert!(cache.get(b"a").unwrap().is_none());
+    let stats = cache.stats();
+    assert_eq!((stats.disk_evictions, stats.memory_expirations), (1, 0));
+}
+
+#[test]
+fn time_to_idle_goes_by_recency_with_every_strategy() {
+    for strategy in ALL {
+        let clock = ManualClock::new(Timestamp::from_nanos(START));
+        let place = filled(&clock, strategy);
+        let cache = builder(&place, &clock, strategy).time_to_idle(HOUR).open().unwrap();
+        clock.advance(Duration::from_secs(3_000));
+        cache.get(b"d").unwrap().unwrap();
+        clock.advance(Duration::from_secs(1_000));
+        cache.purge_expired().unwrap();
+        assert_eq!(names(&cache), "d", "{strategy:?}");
+        assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
+    }
+}
+
+/// Writes, reads and removes while one copy after the other is made.
+#[test]
+fn compaction_under_load_keeps_every_order() {
+    for strategy in [DiskStrategy::Fifo, DiskStrategy::Ttl, DiskStrategy::Size] {
+        let _watchdog = Watchdog::start(format!("compaction with {strategy:?}"));
+        let place = place();
+        let cache = place.builder().disk_strategy(strategy).disk_max_entries(2_000);
+        let cache = cache.memory_max_entries(300).open().unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut rng = Rng::new(seed());
+                for n in 0..30_000_u32 {
+                    let key = rng.below(4_000).to_be_bytes();
+                    let options = InsertOptions::default();
+                    let options = if n % 3 == 0 { options.ttl(HOUR) } else { options };
+                    let value = vec![1; rng.index(400)];
+                    match n % 8 {
+                        0..4 => cache.insert_with(&key, &value, &options).unwrap(),
+                        4 => drop(cache.invalidate(&key).unwrap()),
+                        _ => drop(cache.get(&key).unwrap()),
+                    }
+                }
+            });
+            while !writer.is_finished() {
+                cache.compact().unwrap();
+            }
+            writer.join().unwrap();
+        });
+        cache.flush().unwrap();
+        cache.compact().unwrap();
+        assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
+        cache.close().unwrap();
+        let database = database(&place.path);
+        let read = database.begin_read().unwrap();
+        let (entries, ranks) = (read.open_table(crate::files::INDEX), read.open_table(RANKS));
+        let (entries, ranks) = (entries.unwrap().len().unwrap(), ranks.unwrap().len().unwrap());
+        assert!(ranks == entries || strategy == DiskStrategy::Ttl && ranks < entries);
+    }
+}
+
+#[test]
+fn a_strategy_for_the_disk_needs_a_disk() {
+    let builder = |strategy| ByteCache::builder().memory_max_entries(1).disk_strategy(strategy);
+    let fifo = builder(DiskStrategy::Fifo).open();
+    refused(fifo, ErrorKind::InvalidOption, &["disk_strategy is set", "set a path"]);
+    assert!(builder(DiskStrategy::Lru).open().is_ok());
+}
