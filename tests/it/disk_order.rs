@@ -4,7 +4,7 @@
 //! `Fifo` and `Ttl` are judged decision by decision in `model.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -94,8 +94,8 @@ impl Model {
         self.disk.insert(key.clone(), held);
     }
 
-    /// What memory let go of is handed down; all of it, if that is asked for.
-    fn commit(&mut self, everything: bool) {
+    /// What memory let go of is handed down, or all of it.
+    fn commit(&mut self, what: Commit) {
         for (key, put) in std::mem::take(&mut self.pending) {
             match put {
                 Some((charge, stamp)) => {
@@ -106,7 +106,7 @@ impl Model {
             }
         }
         for (key, held) in &mut self.disk {
-            if everything || !self.memory.contains(key) {
+            if what == Commit::Everything || !self.memory.contains(key) {
                 held.known = self.recency[key];
             }
         }
@@ -131,95 +131,133 @@ impl Model {
     }
 }
 
-/// One random history, with commits after each write or where a flush asks for them.
-fn agrees(seed: u64, policy: WritePolicy, operations: u32) {
-    let mut rng = Rng::new(seed);
-    let shared = Path::new("/dev/shm");
-    let folder = tempfile::tempdir_in(shared).or_else(|_| tempfile::tempdir()).unwrap();
-    let path = folder.path().join("cache.larder");
-    let clock = ManualClock::new(Timestamp::from_nanos(START));
-    let evicted = Arc::new(Mutex::new(Vec::new()));
-    let memory_max = 1 + rng.below(8);
-    let max_bytes = 200 + rng.below(800);
-    let open = |max_bytes| {
-        let evicted = Arc::clone(&evicted);
-        let builder = ByteCache::builder().path(&path).write_policy(policy).clock(clock.clone());
-        let builder = builder.disk_strategy(DiskStrategy::Size).disk_cache_bytes(1 << 20);
-        let builder = builder.eviction_listener(move |key, entry, cause| {
-            if (entry.tier(), cause) == (Tier::Disk, RemovalCause::Size) {
-                evicted.lock().unwrap().push(key);
-            }
-        });
-        let builder = builder.memory_max_entries(memory_max).disk_max_bytes(max_bytes);
-        builder.disk_slack(None).open().unwrap()
-    };
-    let memory_max = usize::try_from(memory_max).unwrap();
-    let mut model = Model { max_bytes, memory_max, ..Model::default() };
-    let mut cache = open(max_bytes);
-    let is_through = policy == WritePolicy::Through;
-    let mut writes = 0;
-    for step in 0..operations {
-        clock.advance(Duration::from_nanos(10));
-        let stamp = clock.now().as_nanos();
-        let key = vec![b'a' + rng.key(40)];
-        let mut commits = is_through;
-        let mut everything = false;
-        match rng.below(100) {
+/// What a step commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commit {
+    Nothing,
+    /// What it wrote.
+    Write,
+    /// All that there is, recency included.
+    Everything,
+}
+
+/// A cache, and what it has to be like.
+struct Case {
+    rng: Rng,
+    policy: WritePolicy,
+    path: PathBuf,
+    clock: ManualClock,
+    cache: ByteCache,
+    evicted: Arc<Mutex<Vec<Key>>>,
+    model: Model,
+}
+
+impl Case {
+    fn new(folder: &Path, seed: u64, policy: WritePolicy) -> Self {
+        let mut rng = Rng::new(seed);
+        let (memory_max, max_bytes) = (1 + rng.index(8), 200 + rng.below(800));
+        let (path, evicted) = (folder.join("cache.larder"), Arc::default());
+        let clock = ManualClock::new(Timestamp::from_nanos(START));
+        let model = Model { max_bytes, memory_max, ..Model::default() };
+        let cache = open(&path, policy, &clock, &evicted, &model);
+        Self { rng, policy, path, clock, cache, evicted, model }
+    }
+
+    fn step(&mut self) {
+        self.clock.advance(Duration::from_nanos(10));
+        let stamp = self.clock.now().as_nanos();
+        let key = vec![b'a' + self.rng.key(40)];
+        let (cache, model) = (&self.cache, &mut self.model);
+        let is_through = self.policy == WritePolicy::Through;
+        let write = if is_through { Commit::Write } else { Commit::Nothing };
+        let commit = match self.rng.below(100) {
             0..40 => {
-                let value = vec![7; usize::try_from(rng.below(8)).unwrap().pow(2) * 3];
+                let value = vec![7; self.rng.index(8).pow(2) * 3];
                 cache.insert(&key, &value).unwrap();
                 model.insert(&key, 1 + value.len() as u64, stamp);
-                writes += 1;
+                write
             }
             40..85 => {
                 let found = cache.get(&key).unwrap();
-                assert_eq!(found.is_some(), model.recency.contains_key(&key), "{step}: {key:?}");
+                assert_eq!(found.is_some(), model.recency.contains_key(&key), "{key:?}");
                 if found.is_some() {
                     model.access(&key, stamp);
                 }
-                commits = false;
+                Commit::Nothing
             }
             85..90 => {
                 cache.invalidate(&key).unwrap();
                 model.remove(&key);
+                write
             }
             90..97 => {
                 cache.flush().unwrap();
-                (commits, everything) = (true, true);
+                Commit::Everything
             }
             97 => {
-                model.max_bytes = 200 + rng.below(800);
+                model.max_bytes = 200 + self.rng.below(800);
                 cache.set_disk_limits(None, Some(model.max_bytes)).unwrap();
-                (commits, everything) = (true, true);
+                Commit::Everything
             }
             98 => {
                 cache.clone().close().unwrap();
-                model.commit(true);
+                model.commit(Commit::Everything);
                 model.memory.clear();
-                model.max_bytes = 200 + rng.below(800);
-                cache = open(model.max_bytes);
-                (commits, everything) = (true, true);
+                model.max_bytes = 200 + self.rng.below(800);
+                self.cache = open(&self.path, self.policy, &self.clock, &self.evicted, model);
+                Commit::Everything
             }
             _ => {
                 // What is queued goes first.
                 cache.flush().unwrap();
                 cache.compact().unwrap();
-                (commits, everything) = (true, true);
+                Commit::Everything
             }
+        };
+        if commit != Commit::Nothing {
+            self.model.commit(commit);
+            self.compare();
         }
-        if !commits {
-            continue;
-        }
-        model.commit(everything);
-        let heard = std::mem::take(&mut *evicted.lock().unwrap());
-        assert_eq!(heard, std::mem::take(&mut model.evicted), "{step}: who left, in their order");
-        let keys: Vec<Key> = cache.keys().map(Result::unwrap).collect();
-        assert_eq!(keys, model.disk.keys().cloned().collect::<Vec<_>>(), "{step}");
-        let bytes = model.disk.values().map(|held| held.charge).sum::<u64>();
-        assert_eq!((cache.disk_len(), cache.disk_bytes()), (keys.len() as u64, bytes), "{step}");
-        cache.validate().unwrap();
     }
-    assert!(writes > 0 && cache.verify().unwrap().is_ok());
+
+    fn compare(&mut self) {
+        let heard = std::mem::take(&mut *self.evicted.lock().unwrap());
+        assert_eq!(heard, std::mem::take(&mut self.model.evicted), "who left, in their order");
+        let keys: Vec<Key> = self.cache.keys().map(Result::unwrap).collect();
+        assert_eq!(keys, self.model.disk.keys().cloned().collect::<Vec<_>>());
+        let bytes = self.model.disk.values().map(|held| held.charge).sum::<u64>();
+        let held = (self.cache.disk_len(), self.cache.disk_bytes());
+        assert_eq!(held, (keys.len() as u64, bytes));
+        self.cache.validate().unwrap();
+    }
+}
+
+fn open(
+    path: &Path,
+    policy: WritePolicy,
+    clock: &ManualClock,
+    evicted: &Arc<Mutex<Vec<Key>>>,
+    model: &Model,
+) -> ByteCache {
+    let evicted = Arc::clone(evicted);
+    let builder = ByteCache::builder().path(path).write_policy(policy).clock(clock.clone());
+    let builder = builder.disk_strategy(DiskStrategy::Size).disk_cache_bytes(1 << 20);
+    let builder = builder.eviction_listener(move |key, entry, cause| {
+        if (entry.tier(), cause) == (Tier::Disk, RemovalCause::Size) {
+            evicted.lock().unwrap().push(key);
+        }
+    });
+    let builder = builder.memory_max_entries(model.memory_max as u64).disk_slack(None);
+    builder.disk_max_bytes(model.max_bytes).open().unwrap()
+}
+
+/// One random history, with commits after each write or where something asks for them.
+fn agrees(seed: u64, policy: WritePolicy, steps: u32) {
+    let shared = Path::new("/dev/shm");
+    let folder = tempfile::tempdir_in(shared).or_else(|_| tempfile::tempdir()).unwrap();
+    let mut case = Case::new(folder.path(), seed, policy);
+    (0..steps).for_each(|_| case.step());
+    assert!(case.cache.verify().unwrap().is_ok());
 }
 
 #[test]

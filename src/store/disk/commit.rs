@@ -2,6 +2,8 @@
 //!
 //! # How it works
 //!
+//! 0. The first commit after a file was opened makes its order of eviction the one that is wanted
+//!    (`adopt.rs`).
 //! 1. Changes are reduced to the last one of each key and applied in key order; a `Clear` splits
 //!    the batch, since it counts what it finds.
 //! 2. Recency that memory handed down goes into the index, and becomes new order rows; with some
@@ -23,11 +25,12 @@ use redb::{Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransac
 
 use crate::record::{NEVER, Record};
 use crate::store::disk::Writer;
+use crate::store::disk::adopt::Known;
 use crate::store::disk::blocks::{mildly, strictly};
 use crate::store::disk::changes::Changes;
 use crate::store::disk::check::Repair;
 use crate::store::disk::failure::{Failure, guarded};
-use crate::store::disk::mark::Mark;
+use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::Ranks;
 use crate::store::disk::rows::{Gone, Rows};
 use crate::store::disk::schema::{
@@ -63,7 +66,7 @@ impl Writer {
         let watched = self.compaction.is_some().then(Changes::default);
         let changes = self.disk.changes.begin().or(watched);
         let next_place = self.next_place;
-        let strategy = self.options.strategy;
+        let (strategy, known) = (self.options.strategy, self.order);
         let (outcome, sweep_from, changes, next_place) = guarded(|| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
@@ -71,6 +74,9 @@ impl Writer {
             let mut work = Work::start(&transaction, batch, totals, sweep_from, changes, strategy)?;
             work.rows.skip_to(next_place);
             let done = mildly(|| {
+                if known == Known::Nothing {
+                    work.adopt(strategy)?;
+                }
                 work.apply(batch.ops)?;
                 work.touch(batch.touches)?;
                 if let Some(repair) = batch.repair {
@@ -91,6 +97,7 @@ impl Writer {
             Ok(done)
         })?;
         self.next_place = next_place;
+        self.order = Known::Adopted;
         self.is_unsure = !batch.quick_repair;
         self.sweep_from = sweep_from;
         self.totals = outcome.totals;
@@ -105,13 +112,13 @@ impl Writer {
 
 /// A transaction with its tables open.
 pub(super) struct Work<'t, 'b> {
-    transaction: &'t WriteTransaction,
+    pub(super) transaction: &'t WriteTransaction,
     pub(super) batch: &'b Batch<'b>,
     pub(super) rows: Rows<'t, 'b>,
     pub(super) order: Table<'t, &'static [u8], ()>,
     /// The order of eviction, if it is another.
     pub(super) ranks: Option<Ranks<'t>>,
-    expiry: Table<'t, &'static [u8], ()>,
+    pub(super) expiry: Table<'t, &'static [u8], ()>,
     added: u64,
     /// Order rows of this batch that are not in the table yet.
     moments: Sorted,
@@ -131,7 +138,10 @@ impl<'t, 'b> Work<'t, 'b> {
         changes: Option<Changes>,
         strategy: DiskStrategy,
     ) -> Result<Self, Failure> {
-        let level = Mark::level(transaction, strategy)?;
+        let level = match strategy {
+            DiskStrategy::Size => Found::within(transaction)?.level(strategy),
+            DiskStrategy::Lru | DiskStrategy::Fifo | DiskStrategy::Ttl => 0,
+        };
         Ok(Self {
             transaction,
             batch,
@@ -432,7 +442,7 @@ impl<'t, 'b> Work<'t, 'b> {
             let mended = self.rows.mend()?;
             self.outcome.totals = mended.totals;
             self.outcome.scrubbed += mended.lost;
-            let misplaced = self.rank_anew()?;
+            let misplaced = self.mend_ranks()?;
             if let Some(repair) = self.batch.repair {
                 let alone = mended.lost + mended.stray == 0 && repair.keys.is_empty();
                 let totals = u64::from(alone && before.bytes != mended.totals.bytes);

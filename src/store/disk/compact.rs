@@ -38,10 +38,10 @@ use crate::store::disk::blocks::mildly;
 use crate::store::disk::changes::Changes;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::beside;
-use crate::store::disk::mark::Mark;
+use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::{Ranks, StoredRanks};
 use crate::store::disk::schema::{
-    EXPIRY, FILED, INDEX, ORDER, RANKS, ROWS, moment_key, push_moment_key, split_row,
+    EXPIRY, FILED, INDEX, META, ORDER, RANKS, ROWS, moment_key, push_moment_key, split_row,
 };
 use crate::store::disk::sorted::Sorted;
 use crate::store::disk::volume::Base;
@@ -206,7 +206,9 @@ impl Compaction {
     fn close(mut self, options: &Options, batch: u64, level: u64) -> Result<Totals, Failure> {
         let totals = Totals { batch, ..self.copied };
         let transaction = self.take_transaction()?;
-        open::write_meta(&transaction, options, totals, level)?;
+        open::write_meta(&transaction, options, totals)?;
+        let mark = Mark { strategy: options.strategy, batch, level };
+        mark.write(&mut transaction.open_table(META)?)?;
         transaction.commit()?;
         drop(self.database);
         Ok(totals)
@@ -283,7 +285,7 @@ impl<'t> Copy<'t> {
         copied: Totals,
     ) -> Result<Self, Failure> {
         let read = old.begin_read()?;
-        let level = Mark::committed_level(&read, strategy)?;
+        let level = Found::committed(&read)?.level(strategy);
         Ok(Self {
             old_index: read.open_table(INDEX)?,
             old_rows: read.open_table(ROWS)?,
@@ -499,8 +501,9 @@ impl Writer {
         let (old, strategy) = (self.database.as_ref(), self.options.strategy);
         let moved = guarded(|| {
             let read = old.map(|old| old.begin_read()).transpose()?;
-            let level = read.map(|read| Mark::committed_level(&read, strategy)).transpose()?;
-            let totals = compaction.close(&self.options, batch, level.unwrap_or(0))?;
+            let found = read.as_ref().map(Found::committed).transpose()?;
+            let level = found.map_or(0, |found| found.level(strategy));
+            let totals = compaction.close(&self.options, batch, level)?;
             place.sync(&new)?;
             place.rename(&new, path)?;
             Ok(totals)

@@ -172,27 +172,4 @@ impl Work<'_, '_> {
             self.order.remove(row.as_slice())?;
         }
     }
-
-    /// Makes the rows of the ranks anew, after damage; gives how many were missing, or no entry's.
-    pub(super) fn rank_anew(&mut self) -> Result<u64, Failure> {
-        let Some(ranks) = &mut self.ranks else { return Ok(0) };
-        let (mut missing, before) = (0, ranks.len()?);
-        let mut there = 0;
-        self.rows.for_each(|key, header, stamp| {
-            match ranks.has(key, header, stamp)? {
-                Some(true) => there += 1,
-                Some(false) => missing += 1,
-                None => {}
-            }
-            Ok(())
-        })?;
-        let stray = before.saturating_sub(there);
-        if missing + stray > 0 {
-            ranks.forget_rows()?;
-            self.rows.for_each(|key, header, stamp| ranks.restore(key, header, stamp))?;
-            ranks.append()?;
-            self.rows.everything_changed();
-        }
-        Ok(missing + stray)
-    }
 }

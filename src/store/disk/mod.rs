@@ -30,6 +30,7 @@
 //! the file is *hurt*: what is sound is copied into a new one before anything else is committed. Every
 //! call into redb is behind `catch_unwind` all the same.
 
+mod adopt;
 mod blocks;
 mod changes;
 mod check;
@@ -134,6 +135,7 @@ pub(crate) struct Writer {
     next_place: u64,
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
+    order: adopt::Known,
     /// What readers remember of the index, from one snapshot to the next.
     memo: Arc<Memo>,
     /// A copy being made.
@@ -194,8 +196,8 @@ impl Writer {
             // Damage, of which redb makes that the last commit never ended.
             return Err(Failure::damage("the file went back to an earlier commit"));
         }
-        mark::adopt(&database, self.options.strategy, totals)?;
         self.totals = totals;
+        self.order = adopt::Known::Nothing;
         self.database = Some(database);
         Ok(())
     }

@@ -9,7 +9,6 @@
 //! 4. The database is opened and the meta rows are read while the file is held (`blocks.rs`), so that one
 //!    that is refused stays as it is.
 //! 5. The file is released, and its totals are compared with the number of rows.
-//! 6. Where the strategy is another than the file's, its order of eviction is made (`mark.rs`).
 //!
 //! A file that begins as ours and cannot be opened or read is damaged: it is set aside under the
 //! name `*.damaged`, in the place of the one before, or refused, as the caller chose.
@@ -26,12 +25,11 @@ use redb::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
+use crate::store::disk::adopt::Known;
 use crate::store::disk::blocks::{HEADS_BYTES, MAGIC, mildly, version_of};
 use crate::store::disk::changes::Log;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
-use crate::store::disk::mark::{Mark, adopt};
-use crate::store::disk::ranks::Ranks;
 use crate::store::disk::read::Memo;
 use crate::store::disk::reserve::Reserve;
 use crate::store::disk::rows::Rows;
@@ -143,6 +141,7 @@ impl Opened {
             totals,
             next_place: 0,
             sweep_from: Vec::new(),
+            order: Known::Nothing,
             memo: Arc::new(Memo::new(options.cache_bytes)),
             compaction: None,
             closing: None,
@@ -258,7 +257,7 @@ fn create(options: &Options) -> Result<()> {
 fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
     let transaction = database.begin_write()?;
     {
-        write_meta(&transaction, options, Totals::default(), 0)?;
+        write_meta(&transaction, options, Totals::default())?;
         transaction.delete_table(INDEX)?;
         transaction.delete_table(ROWS)?;
         transaction.delete_table(ORDER)?;
@@ -269,18 +268,16 @@ fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
         transaction.open_table(ROWS)?;
         transaction.open_table(ORDER)?;
         transaction.open_table(EXPIRY)?;
-        Ranks::open(&transaction, options.strategy, 0)?;
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Writes all meta rows; `level` is that of the ranks.
+/// Writes all meta rows.
 pub(super) fn write_meta(
     transaction: &WriteTransaction,
     options: &Options,
     totals: Totals,
-    level: u64,
 ) -> Result<(), Failure> {
     let mut meta = transaction.open_table(META)?;
     meta.insert(FORMAT_ROW, FORMAT_VERSION.to_le_bytes().as_slice())?;
@@ -289,7 +286,7 @@ pub(super) fn write_meta(
     meta.insert(VALUE_ROW, options.value.as_bytes())?;
     meta.insert(SCHEMA_VERSION_ROW, options.schema_version.to_le_bytes().as_slice())?;
     meta.insert(TOTALS_ROW, totals.encode().as_slice())?;
-    Mark { strategy: options.strategy, batch: totals.batch, level }.write(&mut meta)
+    Ok(())
 }
 
 /// A device that errs once can look like damage, and a file that is set aside is lost to the cache. So
@@ -327,7 +324,6 @@ fn accept(options: &Options, is_lenient: bool) -> Result<(Base, Totals), Refused
         }
         let totals = totals(&database)?;
         database.release()?;
-        adopt(&database, options.strategy, totals)?;
         Ok((database, totals))
     });
     read.map_err(|f| refuse(path, f))

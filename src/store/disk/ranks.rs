@@ -280,6 +280,24 @@ impl<'t> Ranks<'t> {
         has_row(self.strategy, &self.rows, self.filed.as_ref(), key, (header, stamp))
     }
 
+    /// Whether there are as many rows as there should be, for so many entries and deadlines.
+    pub(super) fn are_whole(&self, entries: u64, deadlines: u64) -> Result<bool, Failure> {
+        let filed = self.filed.as_ref().map(ReadableTableMetadata::len).transpose()?;
+        let wanted = rows_wanted(self.strategy, entries, deadlines);
+        Ok(Some(self.rows.len()?) == wanted && filed.is_none_or(|filed| filed == entries))
+    }
+
+    /// Forgets what is filed of entries that are not there.
+    pub(super) fn keep_filed(
+        &mut self,
+        mut is_there: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Failure> {
+        if let Some(filed) = &mut self.filed {
+            filed.retain(|key, _| is_there(key))?;
+        }
+        Ok(())
+    }
+
     /// Takes out all rows; what is filed stays.
     pub(super) fn forget_rows(&mut self) -> Result<(), Failure> {
         self.new.clear();
@@ -391,12 +409,6 @@ impl StoredRanks {
     /// How many rows are there.
     pub(super) fn len(&self) -> Result<u64, Failure> {
         Ok(self.rows.as_ref().map(ReadableTableMetadata::len).transpose()?.unwrap_or(0))
-    }
-
-    /// Whether what goes with the ranks has as many rows as there are entries, if it is needed.
-    pub(super) fn is_complete(&self, entries: u64) -> Result<bool, Failure> {
-        let filed = self.filed.as_ref().map(ReadableTableMetadata::len).transpose()?;
-        Ok(self.strategy != DiskStrategy::Size || filed == Some(entries))
     }
 
     /// What is filed of an entry.

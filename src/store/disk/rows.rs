@@ -86,26 +86,6 @@ pub(super) fn deadline_of(
     Ok(with_row(index, rows, key, deadline)?.flatten())
 }
 
-/// Hands each key that has a row of its own to `visit`, by place, with the header of the row, damaged or
-/// not, and the stamp of the last access.
-pub(super) fn visit_rows(
-    index: &impl ReadableTable<&'static [u8], (u64, u64)>,
-    rows: &impl ReadableTable<u64, &'static [u8]>,
-    mut visit: impl FnMut(&[u8], &Header, u64) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    for row in rows.iter()? {
-        let (place, row) = row?;
-        let Some((key, row)) = split_row(row.value()) else { continue };
-        let known = index.get(key)?.map(|entry| entry.value());
-        if let Some((_, stamp)) = known.filter(|entry| entry.0 == place.value())
-            && let Ok(header) = Header::parse(row, key.len())
-        {
-            visit(key, &header, stamp)?;
-        }
-    }
-    Ok(())
-}
-
 impl<'t, 'b> Rows<'t, 'b> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Failure> {
         let stored = transaction.open_table(ROWS)?;
@@ -230,12 +210,28 @@ impl<'t, 'b> Rows<'t, 'b> {
         Ok(header.map(|header| (header, stamp)))
     }
 
-    /// Hands each key to `visit` with the header of its row, damaged or not, and its stamp.
+    /// How many entries there are.
+    pub(super) fn len(&self) -> Result<u64, Failure> {
+        Ok(self.index.len()?)
+    }
+
+    /// Hands each key that has a row of its own to `visit`, by place, with the header of the row, damaged
+    /// or not, and the stamp of the last access.
     pub(super) fn for_each(
         &self,
-        visit: impl FnMut(&[u8], &Header, u64) -> Result<(), Failure>,
+        mut visit: impl FnMut(&[u8], &Header, u64) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        visit_rows(&self.index, &self.stored, visit)
+        for row in self.stored.iter()? {
+            let (place, row) = row?;
+            let Some((key, row)) = split_row(row.value()) else { continue };
+            let known = self.index.get(key)?.map(|entry| entry.value());
+            if let Some((_, stamp)) = known.filter(|entry| entry.0 == place.value())
+                && let Ok(header) = Header::parse(row, key.len())
+            {
+                visit(key, &header, stamp)?;
+            }
+        }
+        Ok(())
     }
 
     /// The stamp of a key's last access; `None` if there is no such entry.
