@@ -504,13 +504,17 @@ fn compaction_under_load_keeps_every_order() {
     for strategy in [DiskStrategy::Fifo, DiskStrategy::Ttl, DiskStrategy::Size] {
         let _watchdog = Watchdog::start(format!("compaction with {strategy:?}"));
         let place = place();
-        let cache = place.builder().disk_strategy(strategy).disk_max_entries(2_000);
-        let cache = cache.memory_max_entries(300).open().unwrap();
+        let cache = place.builder().disk_strategy(strategy).disk_max_entries(10_000);
+        let cache = cache.memory_max_entries(100).open().unwrap();
+        // So many that a copy takes a while.
+        let filling = (0..10_000_u64).map(|n| (n.to_be_bytes(), [0; 300]));
+        let filling: Vec<_> = filling.collect();
+        cache.insert_many(filling.iter().map(|(key, value)| (&key[..], &value[..]))).unwrap();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let mut rng = Rng::new(seed());
                 for n in 0..30_000_u32 {
-                    let key = rng.below(4_000).to_be_bytes();
+                    let key = rng.below(15_000).to_be_bytes();
                     let options = InsertOptions::default();
                     let options = if n % 3 == 0 { options.ttl(HOUR) } else { options };
                     let value = vec![1; rng.index(400)];
@@ -523,11 +527,13 @@ fn compaction_under_load_keeps_every_order() {
             });
             while !writer.is_finished() {
                 cache.compact().unwrap();
+                // Before the next copy, which would be made from what is right in the entries.
+                let report = cache.verify().unwrap();
+                assert!(report.is_ok(), "{strategy:?}: {report:?}");
             }
             writer.join().unwrap();
         });
         cache.flush().unwrap();
-        cache.compact().unwrap();
         assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
         cache.close().unwrap();
         let database = database(&place.path);
