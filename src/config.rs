@@ -12,7 +12,7 @@ use crate::health::Health;
 use crate::record::KEY_BYTES_MAX;
 use crate::stats::Limits;
 use crate::store::disk::Place;
-use crate::strategy::Strategy;
+use crate::strategy::{DiskStrategy, Strategy};
 use crate::time::Clock;
 
 /// When a write reaches the disk.
@@ -225,6 +225,7 @@ pub(crate) struct Config {
     pub(crate) memory: Limits,
     pub(crate) disk: Limits,
     pub(crate) disk_max_file_bytes: Option<u64>,
+    pub(crate) disk_strategy: DiskStrategy,
     pub(crate) memory_time_to_live: Option<Duration>,
     pub(crate) disk_time_to_live: Option<Duration>,
     pub(crate) time_to_idle: Option<Duration>,
@@ -253,6 +254,7 @@ impl Default for Config {
             memory: Limits::default(),
             disk: Limits::default(),
             disk_max_file_bytes: None,
+            disk_strategy: DiskStrategy::default(),
             memory_time_to_live: None,
             disk_time_to_live: None,
             time_to_idle: None,
@@ -324,6 +326,9 @@ impl Config {
                 )));
             }
             _ => {}
+        }
+        if self.path.is_none() && self.disk_strategy != DiskStrategy::Lru {
+            return Err(without_disk("disk_strategy"));
         }
         if self.path.is_none() && self.disk_time_to_live.is_some() {
             return Err(without_disk("disk_time_to_live"));

@@ -67,7 +67,8 @@ pub use health::{Health, TierHealth};
 pub use key::CacheKey;
 pub use stats::Stats;
 pub use strategy::{
-    CustomStrategy, Entries, EntryId, EvictionOrder, HITS_MAX, Leaving, NewEntry, Strategy, Victim,
+    CustomStrategy, DiskStrategy, Entries, EntryId, EvictionOrder, HITS_MAX, Leaving, NewEntry,
+    Strategy, Victim,
 };
 pub use time::{Clock, ManualClock, Timestamp};
 pub use value::CacheValue;

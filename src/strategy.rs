@@ -1,6 +1,6 @@
-//! Strategies: which entry leaves memory when there is no room, and how to write one.
+//! Strategies: which entry leaves a tier when there is no room, and how to write one for memory.
 //!
-//! [`Strategy`] names those that are built in. [`EvictionOrder`] is what each of them is, and what a
+//! [`Strategy`] names those that are built in, [`DiskStrategy`] those of the disk tier. [`EvictionOrder`] is what each of them is, and what a
 //! strategy of your own implements; it sees the entries through [`Entries`].
 
 use std::fmt;
@@ -217,4 +217,59 @@ pub trait EvictionOrder: Send + fmt::Debug + 'static {
         newcomer: Option<&NewEntry<'_>>,
         entries: &mut dyn Entries,
     ) -> Option<Victim>;
+}
+
+/// Which entry leaves the disk tier when there is no room for a new one. What leaves disk leaves memory,
+/// too.
+///
+/// A file can be opened with another strategy than before: the new order is made from what the entries
+/// say of themselves, in one transaction while the file is opened. Nothing is lost but what only the
+/// old one knew.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, DiskStrategy};
+///
+/// let folder = tempfile::tempdir()?;
+/// let cache = ByteCache::builder()
+///     .path(folder.path().join("cache.larder"))
+///     .disk_max_entries(2)
+///     .disk_strategy(DiskStrategy::Fifo)
+///     .open()?;
+/// cache.insert(b"first", b"value")?;
+/// cache.insert(b"second", b"value")?;
+/// assert!(cache.get(b"first")?.is_some());
+/// cache.insert(b"third", b"value")?;
+/// cache.flush()?;
+/// assert!(cache.get(b"first")?.is_none(), "that it was read does not count");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum DiskStrategy {
+    /// The least recently used, exactly: by time of last access, then by key.
+    #[default]
+    Lru,
+    /// First in, first out: by the time when the value was stored, then by key.
+    Fifo,
+    /// Soonest deadline first; what has the same one, or none, by time of last access, then by key. What
+    /// has none goes last. Time-to-idle is no deadline.
+    Ttl,
+    /// GreedyDual-Size-Frequency (Cherkasova, 1998): large and seldom used ones first. An entry counts as
+    /// used when it is written, and once when its turn to leave comes if it was read since its
+    /// place in the order was found: so a hit costs the disk tier nothing.
+    Size,
+}
+
+impl DiskStrategy {
+    /// Its name, as in the documentation and in the file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Lru => "Lru",
+            Self::Fifo => "Fifo",
+            Self::Ttl => "Ttl",
+            Self::Size => "Size",
+        }
+    }
 }

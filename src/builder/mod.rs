@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::{Config, DamagePolicy, ErrorPolicy, SchemaPolicy, WritePolicy};
 use crate::health::Health;
 use crate::store::disk::{Place, Volume};
-use crate::strategy::Strategy;
+use crate::strategy::{DiskStrategy, Strategy};
 use crate::time::Clock;
 
 pub(crate) use handles::Weighed;
@@ -222,6 +222,28 @@ impl<H: Weighed> Builder<H> {
     /// ```
     pub fn disk_max_file_bytes(mut self, bytes: u64) -> Self {
         self.config.disk_max_file_bytes = Some(bytes);
+        self
+    }
+
+    /// Which entry leaves the disk tier when there is no room. Needs a path. Default:
+    /// [`DiskStrategy::Lru`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::{ByteCache, DiskStrategy};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("cache.larder");
+    /// let cache = ByteCache::builder()
+    ///     .path(path)
+    ///     .disk_max_bytes(1 << 30)
+    ///     .disk_strategy(DiskStrategy::Size)
+    ///     .open()?;
+    /// cache.insert(b"key", b"value")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn disk_strategy(mut self, strategy: DiskStrategy) -> Self {
+        self.config.disk_strategy = strategy;
         self
     }
 

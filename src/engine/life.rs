@@ -83,6 +83,7 @@ impl Engine {
                 key: (schema.key)(),
                 value: (schema.value)(),
                 schema_version: config.schema_version,
+                strategy: config.disk_strategy,
             })?),
         };
         let (disk, writer) = opened.map(|o| (o.disk, o.writer)).unzip();

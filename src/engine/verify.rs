@@ -108,7 +108,7 @@ pub struct VerifyReport {
     pub missing_rows: u64,
     /// Rows that no key leads to.
     pub stray_rows: u64,
-    /// Entries that are not in the order of eviction.
+    /// Entries that are not in the order of eviction, and places in it that are no entry's.
     pub unordered: u64,
     /// Entries whose deadline is not listed, and listed deadlines that are no entry's.
     pub wrong_deadlines: u64,

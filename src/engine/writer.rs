@@ -485,7 +485,7 @@ impl Above for Asker<'_> {
             Some(id) => locked.shard.stamp(id),
             None => locked.side.touched(hash, key).unwrap_or(stamp),
         };
-        if accessed != stamp && why != Why::Expired {
+        if accessed != stamp && matches!(why, Why::Size | Why::Idle) {
             if let Some(id) = held {
                 locked.shard.set_handed(id, Some(accessed));
             }
@@ -495,7 +495,7 @@ impl Above for Asker<'_> {
         core.count_touches(locked.side.forget_touch(hash, key));
         if let Some(id) = held {
             let removed = locked.remove(id);
-            if why != Why::Size {
+            if matches!(why, Why::Expired | Why::Idle) {
                 locked.side.counts.memory_expirations += 1;
             }
             self.garbage.silent.push(removed.into_record());
@@ -504,7 +504,7 @@ impl Above for Asker<'_> {
         drop(locked.side.note(hash, self.number, What::Gone(name.clone())));
         drop(locked);
         match why {
-            Why::Size => self.outcome.evicted.push(name),
+            Why::Size | Why::Turn => self.outcome.evicted.push(name),
             Why::Expired | Why::Idle => self.outcome.expired.push(name),
         }
         Verdict::Leave

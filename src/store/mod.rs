@@ -82,7 +82,10 @@ pub(crate) struct Batch<'a> {
 /// Why an entry is about to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
+    /// Over a limit, in an order in which recency counts.
     Size,
+    /// Over a limit, in an order in which it does not: it leaves even if it was accessed just now.
+    Turn,
     Expired,
     Idle,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use larder::{ByteCache, Cache, DamagePolicy, InsertOptions, Timestamp};
+use larder::{ByteCache, Cache, DamagePolicy, DiskStrategy, InsertOptions, Timestamp};
 
 const FORMAT: u32 = 1;
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -121,6 +121,26 @@ fn check_bytes(path: &Path) {
     assert_eq!(left, expected);
 }
 
+/// Opened with other strategies, one after the other.
+fn check_strategies(path: &Path, bytes: &[u8]) {
+    use DiskStrategy::{Fifo, Lru, Size, Ttl};
+    fs::write(path, bytes).unwrap();
+    for strategy in [Fifo, Size, Ttl, Lru] {
+        let cache = ByteCache::builder().path(path).disk_strategy(strategy).open().unwrap();
+        assert_eq!(cache.len(), 180);
+        assert!(cache.verify().unwrap().is_ok(), "{strategy:?}");
+        cache.close().unwrap();
+    }
+    check_bytes(path);
+    fs::write(path, bytes).unwrap();
+    let cache = ByteCache::builder().path(path).disk_strategy(Fifo).open().unwrap();
+    cache.set_disk_limits(Some(90), None).unwrap();
+    let left: Vec<Vec<u8>> = cache.keys().map(Result::unwrap).collect();
+    let newer = (100..200).filter(|n| n % 10 != 0).map(|n| key(n).into_bytes());
+    assert_eq!(left, newer.collect::<Vec<_>>());
+    cache.close().unwrap();
+}
+
 fn check_pages(path: &Path) {
     let cache = open_pages(path);
     assert_eq!(cache.len(), 60);
@@ -161,7 +181,10 @@ fn files_of_every_format_until_now_are_read() {
             let mut bytes = Vec::new();
             let file = File::open(golden(name, format)).unwrap();
             GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
-            fs::write(&path, bytes).unwrap();
+            fs::write(&path, &bytes).unwrap();
+            if name != "pages" {
+                check_strategies(&folder.path().join("strategies"), &bytes);
+            }
             if name == "pages" { check_pages(&path) } else { check_bytes(&path) }
         }
     }

@@ -5,6 +5,7 @@ mod behaviour;
 mod child;
 mod damage;
 mod device;
+mod disk_order;
 mod errors;
 mod failure;
 mod files;

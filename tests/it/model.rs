@@ -18,7 +18,7 @@ mod subject;
 use std::cell::RefCell;
 use std::sync::PoisonError;
 
-use larder::{ByteCache, ByteEntry, RemovalCause, Stats, Tier, Timestamp};
+use larder::{ByteCache, ByteEntry, DiskStrategy, RemovalCause, Stats, Tier, Timestamp};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRunner,
@@ -81,6 +81,8 @@ struct Options {
     time_to_idle: Option<u64>,
     max_memory_entry: Option<u64>,
     weigher: bool,
+    /// Of the disk.
+    strategy: DiskStrategy,
 }
 
 /// What an insert brings.
@@ -139,7 +141,8 @@ enum Op {
     Advance(i64),
     /// To where the next time of this entry is over, or just before.
     AdvanceTo(&'static str, bool),
-    Reopen(Option<(Limits, Limits)>),
+    /// With other limits, perhaps, and perhaps with another strategy.
+    Reopen(Option<(Limits, Limits)>, Option<DiskStrategy>),
 }
 
 impl Op {
@@ -168,7 +171,7 @@ impl Op {
             | Self::ResetStats
             | Self::Advance(_)
             | Self::AdvanceTo(..)
-            | Self::Reopen(_) => Vec::new(),
+            | Self::Reopen(..) => Vec::new(),
         }
     }
 
@@ -326,6 +329,9 @@ fn compare(subject: &mut Subject, model: &mut Model, op: &Op, at: Option<u64>) -
     }
     let heard = std::mem::take(&mut *subject.events.lock().unwrap_or_else(PoisonError::into_inner));
     same_events(&heard, &std::mem::take(&mut model.events))?;
+    if matches!(op, Op::Reopen(..) | Op::Purge) && subject.options.disk {
+        same("what verification finds", &subject.cache.verify().unwrap().is_ok(), &true)?;
+    }
     same_state(&subject.cache, model)
 }
 
@@ -461,4 +467,26 @@ fn write_through_agrees_with_the_reference() {
 #[test]
 fn write_behind_agrees_over_many_commits() {
     check(generate::long_case(500), 1);
+}
+
+/// The others on disk, each decision of theirs; those of `Size` are in `disk_order.rs`.
+#[test]
+fn fifo_on_disk_agrees_with_the_reference() {
+    let case = || generate::with_strategy(vec![DiskStrategy::Fifo], Kind::Behind, 80);
+    counts_all_but(&FAILURES, &check(case(), 300));
+    check(generate::with_strategy(vec![DiskStrategy::Fifo], Kind::Through, 30), 100);
+}
+
+#[test]
+fn ttl_on_disk_agrees_with_the_reference() {
+    let case = || generate::with_strategy(vec![DiskStrategy::Ttl], Kind::Behind, 80);
+    counts_all_but(&FAILURES, &check(case(), 300));
+    check(generate::with_strategy(vec![DiskStrategy::Ttl], Kind::Through, 30), 100);
+}
+
+/// One file, opened with one strategy and another.
+#[test]
+fn strategies_on_disk_can_be_exchanged() {
+    let all = vec![DiskStrategy::Lru, DiskStrategy::Fifo, DiskStrategy::Ttl];
+    check(generate::with_strategy(all, Kind::Behind, 80), 300);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{ByteCache, Timestamp, WritePolicy};
+use larder::{ByteCache, DiskStrategy, Timestamp, WritePolicy};
 
 use super::oracle::{Commits, Content, Found, Key, Limits, Log, NEVER, Op, Put, Stamps, examine};
 use super::script::AT_FLUSH;
@@ -40,6 +40,15 @@ impl Workload {
         Limits { entries, bytes: None }
     }
 
+    /// What the oracle judges goes by recency: nothing is read, so `Fifo` evicts as `Lru` does.
+    fn strategy(self) -> DiskStrategy {
+        match self {
+            Self::Limited => DiskStrategy::Fifo,
+            Self::Through => DiskStrategy::Lru,
+            Self::Behind => DiskStrategy::Size,
+        }
+    }
+
     fn open(self, sim: &Sim) -> larder::Result<ByteCache> {
         let policy = match self {
             Self::Through => WritePolicy::Through,
@@ -51,6 +60,7 @@ impl Workload {
             .memory_max_entries(3)
             .disk_cache_bytes(0)
             .shards(1)
+            .disk_strategy(self.strategy())
             .write_policy(policy);
         match self.limits().entries {
             Some(entries) => builder.disk_max_entries(entries).open(),

@@ -180,6 +180,10 @@ pub(crate) fn examine(cache: &ByteCache, limits: Limits) -> Result<Found, String
     let odd = (stats.pending_ops, stats.corrupt, stats.disk_errors);
     agree("pending, corrupt and failed", &odd, &(0, 0, 0))?;
     agree("validate()", &cache.validate(), &Ok(()))?;
+    let report = cache.verify().map_err(failed)?;
+    if !report.is_ok() {
+        return Err(format!("verification finds {report:?}"));
+    }
     if limits.exceeded(count, bytes) {
         return Err(format!("{count} entries of {bytes} bytes exceed {limits:?}"));
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{ByteCache, InsertOptions, Timestamp, WhenFull, WritePolicy};
+use larder::{ByteCache, DiskStrategy, InsertOptions, Timestamp, WhenFull, WritePolicy};
 
 use super::oracle::{Commits, Content, Found, Key, Limits, Log, NEVER, Op, Put, Stamps, examine};
 use super::sim::{Cutter, Sim};
@@ -28,6 +28,14 @@ fn key(number: u64) -> Key {
     key
 }
 
+/// Any of them where nothing is evicted. With limits stamps rise, and nothing is read: then `Fifo` evicts
+/// as `Lru` does.
+pub(super) fn any_strategy(rng: &mut Rng, limits: Limits) -> DiskStrategy {
+    use DiskStrategy::{Fifo, Lru, Size, Ttl};
+    let count = if limits == Limits::NONE { 4 } else { 2 };
+    [Lru, Fifo, Ttl, Size][rng.index(count)]
+}
+
 /// How the cache of one history is opened.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
@@ -35,6 +43,7 @@ struct Setup {
     max_delay: Duration,
     limits: Limits,
     memory: u64,
+    strategy: DiskStrategy,
 }
 
 impl Setup {
@@ -49,6 +58,7 @@ impl Setup {
             max_delay: Duration::from_micros([200, 1_000, 5_000, 1_000_000][rng.index(4)]),
             limits,
             memory: rng.below(20),
+            strategy: any_strategy(rng, limits),
         }
     }
 
@@ -70,6 +80,7 @@ impl Setup {
             .disk_cache_bytes(1 << 20)
             .shards(2)
             .write_policy(policy)
+            .disk_strategy(self.strategy)
             .open()?;
         cache.set_disk_limits(self.limits.entries, self.limits.bytes)?;
         Ok(cache)

@@ -18,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use larder::{
-    ByteCache, ByteEntry, DamagePolicy, ErrorKind, ManualClock, TierHealth, Timestamp, WhenFull,
-    WritePolicy,
+    ByteCache, ByteEntry, DamagePolicy, DiskStrategy, ErrorKind, ManualClock, TierHealth,
+    Timestamp, WhenFull, WritePolicy,
 };
 
 use super::oracle::{Content, Key, Limits, examine};
+use super::power::any_strategy;
 use super::script::mixed;
 use super::{Budget, Figures, Progress, Violation, scratch, words};
 use crate::support::{Rng, Watchdog};
@@ -57,10 +58,10 @@ struct Good {
 }
 
 impl Good {
-    fn make(shape: Shape, rng: &mut Rng) -> Result<Self, String> {
+    fn make(shape: Shape, strategy: DiskStrategy, rng: &mut Rng) -> Result<Self, String> {
         let folder = scratch().map_err(told)?;
         let path = folder.path().join("cache.larder");
-        let cache = open(&path, DamagePolicy::Fail).map_err(told)?;
+        let cache = open(&path, DamagePolicy::Fail, strategy).map_err(told)?;
         let mut good = Self { bytes: Vec::new(), older: Vec::new(), values: BTreeMap::new() };
         let (puts, len_max, keys) = match shape {
             Shape::Small => (60, 100, 100),
@@ -230,7 +231,7 @@ fn overwrite(bytes: &mut [u8], unit: usize, rng: &mut Rng, byte: impl Fn(&mut Rn
 }
 
 /// Commits come when they are asked for and the clock stands still, so that a seed makes the same files.
-fn open(path: &Path, on_damage: DamagePolicy) -> larder::Result<ByteCache> {
+fn open(path: &Path, on_damage: DamagePolicy, strategy: DiskStrategy) -> larder::Result<ByteCache> {
     let policy = WritePolicy::Behind {
         max_delay: Duration::from_secs(3600),
         max_pending_ops: 1 << 16,
@@ -244,6 +245,7 @@ fn open(path: &Path, on_damage: DamagePolicy) -> larder::Result<ByteCache> {
         .clock(ManualClock::new(Timestamp::from_secs(1_000_000)))
         .memory_max_entries(20)
         .disk_cache_bytes(1 << 20)
+        .disk_strategy(strategy)
         .open()
 }
 
@@ -255,12 +257,15 @@ fn told(error: impl std::fmt::Display) -> String {
 pub(crate) fn run(seed: u64, budget: Budget, progress: Progress<'_>) -> Result<Figures, Violation> {
     let mut figures = Figures::default();
     let mut batch: Vec<Good> = Vec::new();
+    let mut made_with = DiskStrategy::Lru;
     let violation = |cycle, what| Violation { seed, cycle, what };
     let folder = scratch().map_err(|error| violation(0, told(error)))?;
     for cycle in budget.start() {
         if cycle % FILES_PER_BATCH == 0 {
             let rng = &mut mixed(seed, cycle, 3);
-            let made: Result<Vec<Good>, _> = SHAPES.iter().map(|s| Good::make(*s, rng)).collect();
+            made_with = any_strategy(rng, Limits::NONE);
+            let good = |shape: &Shape| Good::make(*shape, made_with, rng);
+            let made: Result<Vec<Good>, _> = SHAPES.iter().map(good).collect();
             batch = made.map_err(|what| violation(cycle, what))?;
         }
         let watchdog = Watchdog::start(format!("rot, seed {seed}, cycle {cycle}"));
@@ -268,11 +273,15 @@ pub(crate) fn run(seed: u64, budget: Budget, progress: Progress<'_>) -> Result<F
         let shape = rng.index(SHAPES.len());
         let damage = DAMAGES[rng.index(DAMAGES.len())];
         let path = folder.path().join(format!("{cycle}.larder"));
-        let mut file = Rotten { good: &batch[shape], damage, path, figures: &mut figures };
+        // Now and then the damage is met while the order is made anew.
+        let strategy =
+            if rng.below(4) == 0 { any_strategy(&mut rng, Limits::NONE) } else { made_with };
+        let mut file =
+            Rotten { good: &batch[shape], damage, path, strategy, figures: &mut figures };
         let ended = catch_unwind(AssertUnwindSafe(|| file.suffer(&mut rng)));
         file.remove();
         let ended = ended.unwrap_or_else(|panic| Err(format!("a panic: {}", words(&*panic))));
-        let name = |what| format!("{:?}, {damage:?}: {what}", SHAPES[shape]);
+        let name = |what| format!("{:?}, {strategy:?}, {damage:?}: {what}", SHAPES[shape]);
         ended.map_err(|what| violation(cycle, name(what)))?;
         figures.add("files", 1);
         figures.add("cycles", 1);
@@ -287,6 +296,7 @@ struct Rotten<'a> {
     good: &'a Good,
     damage: Damage,
     path: PathBuf,
+    strategy: DiskStrategy,
     figures: &'a mut Figures,
 }
 
@@ -296,7 +306,7 @@ impl Rotten<'_> {
         self.damage.apply(&mut bytes, &self.good.older, rng);
         fs::write(&self.path, &bytes).map_err(told)?;
         if rng.below(2) == 0 {
-            match open(&self.path, DamagePolicy::Fail) {
+            match open(&self.path, DamagePolicy::Fail, self.strategy) {
                 Ok(cache) => {
                     self.read(&cache, rng)?;
                     // What cannot be written may not be replaced, so an error is an answer here.
@@ -313,7 +323,7 @@ impl Rotten<'_> {
             }
             fs::write(&self.path, &bytes).map_err(told)?;
         }
-        match open(&self.path, DamagePolicy::SetAside) {
+        match open(&self.path, DamagePolicy::SetAside, self.strategy) {
             Ok(cache) => self.use_and_reopen(cache, rng),
             Err(error) => {
                 self.figures.add("foreign", 1);
@@ -339,7 +349,7 @@ impl Rotten<'_> {
         let aside = self.beside("damaged").exists();
         self.figures.add("set aside", u64::from(aside));
         let _ = fs::remove_file(self.beside("damaged"));
-        let again = open(&self.path, DamagePolicy::SetAside);
+        let again = open(&self.path, DamagePolicy::SetAside, self.strategy);
         let cache = again.map_err(|error| format!("cannot open it once more: {error}"))?;
         self.read(&cache, rng)?;
         cache.flush().map_err(|error| format!("a flush failed when opened once more: {error}"))?;

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use larder::{
-    Builder, ByteCache, DamagePolicy, InsertOptions, ManualClock, Timestamp, WhenFull, WritePolicy,
+    Builder, ByteCache, DamagePolicy, DiskStrategy, InsertOptions, ManualClock, Timestamp,
+    WhenFull, WritePolicy,
 };
 
 use super::oracle::{Commits, Content, Key, Limits, NEVER, Op, Put};
+use super::power::any_strategy;
 use crate::support::Rng;
 
 /// The time at which the first cycle begins, and how long each one is on its clock.
@@ -54,6 +56,7 @@ pub(crate) struct Plan {
     pub(crate) threads: u8,
     memory: Limits,
     policy: WritePolicy,
+    pub(crate) strategy: DiskStrategy,
     shards: usize,
     /// When the cycle begins on its clock.
     start: u64,
@@ -90,7 +93,12 @@ impl Plan {
         let threads = if kind == Kind::Threads { 4 } else { 1 };
         let shards = [1, 2, 16][rng.index(3)];
         let start = START_NANOS + cycle * CYCLE_NANOS;
-        Self { kind, limits, threads, memory, policy, shards, start }
+        let strategy = match kind {
+            Kind::Unlimited | Kind::Threads | Kind::Rising => any_strategy(&mut rng, limits),
+            // What they evict is told by recency.
+            Kind::Through | Kind::AtFlush => DiskStrategy::Lru,
+        };
+        Self { kind, limits, threads, memory, policy, strategy, shards, start }
     }
 
     pub(crate) fn commits(&self) -> Commits {
@@ -113,6 +121,7 @@ impl Plan {
             .on_damage(DamagePolicy::Fail)
             .shards(self.shards)
             .disk_cache_bytes(1 << 20)
+            .disk_strategy(self.strategy)
             .clock(clock.clone());
         if self.kind == Kind::AtFlush {
             builder = builder.disk_slack(None);

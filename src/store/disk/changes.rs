@@ -11,7 +11,7 @@ use crate::sync::Mutex;
 pub(super) struct Changes {
     /// Rows that were taken out: place and charge.
     pub(super) taken: Vec<(u64, u64)>,
-    /// Keys that were given another stamp.
+    /// Keys that were given another stamp, or another place in the order of eviction.
     pub(super) touched: Vec<Box<[u8]>>,
     /// Anything may be different.
     pub(super) all: bool,

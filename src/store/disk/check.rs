@@ -6,10 +6,10 @@
 //!
 //! # How it works
 //!
-//! 1. Rows by place: checksum, value, and that index, order and expiry lead to them.
+//! 1. Rows by place: checksum, value, and that index, order, ranks and expiry lead to them.
 //! 2. If rows and index do not correspond one to one, keys by name: that each leads to a row.
 //! 3. Deadlines: that each is its entry's.
-//! 4. Entries and bytes against the totals.
+//! 4. Entries and bytes against the totals, and the number of ranks.
 //!
 //! Bytes are counted over many commits: what a commit takes out behind the place that the count has
 //! reached is in its [`Changes`](super::changes::Changes), and is taken off the sum before that is
@@ -27,6 +27,7 @@ use crate::store::disk::Disk;
 use crate::store::disk::blocks::strictly;
 use crate::store::disk::changes::Changes;
 use crate::store::disk::failure::{Failure, guarded_mildly};
+use crate::store::disk::ranks::{StoredRanks, rows_wanted};
 use crate::store::disk::read::Snapshot;
 use crate::store::disk::rows::deadline_of;
 use crate::store::disk::schema::{
@@ -52,7 +53,7 @@ pub(crate) struct Found {
     pub(crate) missing: u64,
     /// Rows that the index does not lead to.
     pub(crate) stray: u64,
-    /// Entries that eviction would not find.
+    /// Entries that eviction would not find, and places in its order that are no entry's.
     pub(crate) unordered: u64,
     /// Entries whose deadline would not be found, and deadlines of no entry.
     pub(crate) deadlines: u64,
@@ -233,6 +234,7 @@ impl Check {
     ) -> Result<Option<Stage>, Failure> {
         let order = strictly(|| snapshot.transaction.open_table(ORDER))?;
         let expiry = strictly(|| snapshot.transaction.open_table(EXPIRY))?;
+        let ranks = strictly(|| StoredRanks::open(&snapshot.transaction, self.disk.strategy))?;
         let (mut seen, mut reached, mut moment) = (0, from, Vec::new());
         for row in snapshot.rows.range(from..)?.take(ROWS_PER_STEP) {
             let (place, row) = row?;
@@ -264,9 +266,11 @@ impl Check {
             };
             self.bytes = self.bytes.saturating_add(header.charge);
             moment_key(&mut moment, stamp, key);
-            if order.get(moment.as_slice())?.is_none() {
+            let is_ranked = ranks.has(key, &header, stamp)? != Some(false);
+            if !is_ranked || order.get(moment.as_slice())?.is_none() {
                 self.found.unordered += 1;
                 self.repair.key(key);
+                self.repair.recount |= !is_ranked;
             }
             moment_key(&mut moment, header.deadline, key);
             if header.deadline != NEVER && expiry.get(moment.as_slice())?.is_none() {
@@ -302,6 +306,19 @@ impl Check {
         });
         self.found.wrong_totals = !equal;
         self.repair.recount |= !equal;
+        self.stray_ranks(snapshot)
+    }
+
+    /// Counts rows of the ranks beyond those that entries have.
+    fn stray_ranks(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
+        let (strategy, transaction) = (self.disk.strategy, &snapshot.transaction);
+        let deadlines = strictly(|| transaction.open_table(EXPIRY))?.len()?;
+        let ranks = strictly(|| StoredRanks::open(transaction, strategy))?;
+        if let Some(wanted) = rows_wanted(strategy, snapshot.index.len()?, deadlines) {
+            let stray = ranks.len()?.saturating_sub(wanted);
+            self.found.unordered += stray;
+            self.repair.recount |= stray > 0;
+        }
         Ok(())
     }
 

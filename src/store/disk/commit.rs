@@ -2,14 +2,15 @@
 //!
 //! # How it works
 //!
+//! 0. The first commit after a file was opened makes its order of eviction the one that is wanted
+//!    (`adopt.rs`).
 //! 1. Changes are reduced to the last one of each key and applied in key order; a `Clear` splits
 //!    the batch, since it counts what it finds.
-//! 2. Recency that memory handed down goes into the index, and becomes new order rows.
-//!    What a check of the file found is looked at again, and put right.
+//! 2. Recency that memory handed down goes into the index, and becomes new order rows; with some
+//!    strategies it changes ranks. What a check of the file found is looked at again, and put right.
 //! 3. What has expired leaves: by the expiry table for deadlines, from the old end of the order for
 //!    time-to-idle.
-//! 4. While over a limit, the oldest row of the order leaves. A stale row is dropped; of a live one
-//!    the tiers above are asked first, and what they have seen more recently gets a new row.
+//! 4. While over a limit, whoever is first in the order of eviction leaves (`evict.rs`).
 //! 5. Stale order rows are swept in proportion to the rows that were added.
 //! 6. The totals, with the number of the batch, are written, and all is committed.
 //!
@@ -19,24 +20,28 @@
 //! puts a second against 45,000 in batches of 1,000.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 
 use redb::{Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use crate::record::{NEVER, Record};
 use crate::store::disk::Writer;
+use crate::store::disk::adopt::Known;
 use crate::store::disk::blocks::{mildly, strictly};
 use crate::store::disk::changes::Changes;
 use crate::store::disk::check::Repair;
 use crate::store::disk::failure::{Failure, guarded};
+use crate::store::disk::mark::{Found, Mark};
+use crate::store::disk::ranks::Ranks;
 use crate::store::disk::rows::{Gone, Rows};
 use crate::store::disk::schema::{
     EXPIRY, META, ORDER, TOTALS_ROW, moment_key, push_moment_key, split_moment,
 };
+use crate::store::disk::sorted::Sorted;
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Totals, Touch, Verdict, Why};
+use crate::strategy::DiskStrategy;
 
 /// The most entries that one batch takes out because of their time, which bounds its duration.
-const SWEEP_ROWS_MAX: usize = 16_384;
+pub(super) const SWEEP_ROWS_MAX: usize = 16_384;
 /// The order table may have this many stale rows for free ...
 const STALE_ROWS_FREE: u64 = 1_024;
 /// ... and beyond that as many as there are entries. Twice as many rows as a batch added are looked
@@ -61,13 +66,17 @@ impl Writer {
         let watched = self.compaction.is_some().then(Changes::default);
         let changes = self.disk.changes.begin().or(watched);
         let next_place = self.next_place;
+        let (strategy, known) = (self.options.strategy, self.order);
         let (outcome, sweep_from, changes, next_place) = guarded(|| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_quick_repair(batch.quick_repair);
-            let mut work = Work::start(&transaction, batch, totals, sweep_from, changes)?;
+            let mut work = Work::start(&transaction, batch, totals, sweep_from, changes, strategy)?;
             work.rows.skip_to(next_place);
             let done = mildly(|| {
+                if known == Known::Nothing {
+                    work.adopt(strategy)?;
+                }
                 work.apply(batch.ops)?;
                 work.touch(batch.touches)?;
                 if let Some(repair) = batch.repair {
@@ -88,6 +97,7 @@ impl Writer {
             Ok(done)
         })?;
         self.next_place = next_place;
+        self.order = Known::Adopted;
         self.is_unsure = !batch.quick_repair;
         self.sweep_from = sweep_from;
         self.totals = outcome.totals;
@@ -100,43 +110,23 @@ impl Writer {
     }
 }
 
-/// Puts rows into a table of moments: most of them behind all that are there.
-pub(super) fn append_moments(
-    table: &mut Table<'_, &'static [u8], ()>,
-    rows: &mut Vec<&[u8]>,
-) -> Result<(), Failure> {
-    rows.sort_unstable();
-    rows.dedup();
-    let last = table.last()?.map(|(row, _)| row.value().to_vec());
-    let older = last.map_or(0, |last| rows.partition_point(|row| *row <= last.as_slice()));
-    let (older, newer) = rows.split_at(older);
-    for row in older {
-        table.insert(*row, ())?;
-    }
-    let mut end = table.upper_bound_mut(Bound::<&[u8]>::Unbounded)?;
-    for row in newer {
-        end.insert_before(*row, &())?;
-    }
-    end.close()?;
-    Ok(())
-}
-
 /// A transaction with its tables open.
-struct Work<'t, 'b> {
-    transaction: &'t WriteTransaction,
-    batch: &'b Batch<'b>,
-    rows: Rows<'t, 'b>,
-    order: Table<'t, &'static [u8], ()>,
-    expiry: Table<'t, &'static [u8], ()>,
+pub(super) struct Work<'t, 'b> {
+    pub(super) transaction: &'t WriteTransaction,
+    pub(super) batch: &'b Batch<'b>,
+    pub(super) rows: Rows<'t, 'b>,
+    pub(super) order: Table<'t, &'static [u8], ()>,
+    /// The order of eviction, if it is another.
+    pub(super) ranks: Option<Ranks<'t>>,
+    pub(super) expiry: Table<'t, &'static [u8], ()>,
     added: u64,
-    /// Order rows of this batch that are not in the table yet, one after the other.
-    moments: Vec<u8>,
-    moment_ends: Vec<usize>,
+    /// Order rows of this batch that are not in the table yet.
+    moments: Sorted,
     /// Whether the sums have to be counted anew, because a damaged row went.
     recount: bool,
     sweep_from: Vec<u8>,
-    outcome: Outcome,
-    buffer: Vec<u8>,
+    pub(super) outcome: Outcome,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl<'t, 'b> Work<'t, 'b> {
@@ -146,16 +136,21 @@ impl<'t, 'b> Work<'t, 'b> {
         totals: Totals,
         sweep_from: Vec<u8>,
         changes: Option<Changes>,
+        strategy: DiskStrategy,
     ) -> Result<Self, Failure> {
+        let level = match strategy {
+            DiskStrategy::Size => Found::within(transaction)?.level(strategy),
+            DiskStrategy::Lru | DiskStrategy::Fifo | DiskStrategy::Ttl => 0,
+        };
         Ok(Self {
             transaction,
             batch,
             rows: Rows::watched(transaction, changes)?,
             order: transaction.open_table(ORDER)?,
+            ranks: Ranks::open(transaction, strategy, level)?,
             expiry: transaction.open_table(EXPIRY)?,
             added: 0,
-            moments: Vec::new(),
-            moment_ends: Vec::new(),
+            moments: Sorted::default(),
             recount: false,
             sweep_from,
             outcome: Outcome { totals, ..Outcome::default() },
@@ -194,7 +189,7 @@ impl<'t, 'b> Work<'t, 'b> {
             }
             self.rows.append(part.len() as u64)?;
         }
-        Ok(())
+        self.ranks.as_mut().map_or(Ok(()), Ranks::append)
     }
 
     fn put(&mut self, nth: u64, record: &'b Record, reported: bool) -> Result<(), Failure> {
@@ -204,11 +199,16 @@ impl<'t, 'b> Work<'t, 'b> {
         let totals = &mut self.outcome.totals;
         totals.entries += 1;
         totals.bytes = totals.bytes.saturating_add(header.charge);
+        let mut replaced = None;
         if let Some(old) = old {
+            replaced = old.header.as_ref().ok().map(|header| (*header, old.stamp));
             let old = self.went(key, old)?;
             self.outcome.replaced.extend(old);
         }
         self.add_order(header.stamp, key);
+        if let Some(ranks) = &mut self.ranks {
+            ranks.put(key, &header, replaced)?;
+        }
         if header.deadline != NEVER {
             moment_key(&mut self.buffer, header.deadline, key);
             self.expiry.insert(self.buffer.as_slice(), ())?;
@@ -227,8 +227,11 @@ impl<'t, 'b> Work<'t, 'b> {
     }
 
     /// Removes a key's row and what belongs to it, except for its order row, which is now stale.
-    fn remove(&mut self, key: &[u8]) -> Result<Option<Record>, Failure> {
+    pub(super) fn remove(&mut self, key: &[u8]) -> Result<Option<Record>, Failure> {
         let Some(gone) = self.rows.remove(key, self.batch.listening)? else { return Ok(None) };
+        if let Some(ranks) = &mut self.ranks {
+            ranks.take_out(key, gone.header.as_ref().ok(), gone.stamp)?;
+        }
         let record = self.went(key, gone)?;
         Ok(Some(record.unwrap_or_else(|| Record::of_key(key))))
     }
@@ -271,6 +274,7 @@ impl<'t, 'b> Work<'t, 'b> {
         self.outcome.scrubbed += 1;
         let ends_with_key = |row: &[u8]| split_moment(row).is_some_and(|(_, k)| k == key);
         self.expiry.retain(|row, ()| !ends_with_key(row))?;
+        // Its rank is not known either: all are made anew when the sums are counted.
         Ok(())
     }
 
@@ -279,29 +283,21 @@ impl<'t, 'b> Work<'t, 'b> {
         let batch = self.outcome.totals.batch;
         self.outcome.totals = Totals { batch, ..Totals::default() };
         self.moments.clear();
-        self.moment_ends.clear();
         self.rows.clear()?;
         self.order.retain(|_, ()| false)?;
         self.expiry.retain(|_, ()| false)?;
-        Ok(())
+        self.ranks.as_mut().map_or(Ok(()), Ranks::clear)
     }
 
     /// Notes an order row, for [`Self::append_order`].
     fn add_order(&mut self, stamp: u64, key: &[u8]) {
-        push_moment_key(&mut self.moments, stamp, key);
-        self.moment_ends.push(self.moments.len());
+        self.moments.add(|rows| push_moment_key(rows, stamp, key));
         self.added += 1;
     }
 
-    /// Puts the noted order rows into the table: nearly always behind all that are there, where a
-    /// cursor appends them three times as fast as they could be inserted.
-    fn append_order(&mut self) -> Result<(), Failure> {
-        let rows = std::mem::take(&mut self.moments);
-        let ends = std::mem::take(&mut self.moment_ends);
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let mut rows: Vec<&[u8]> =
-            starts.zip(&ends).filter_map(|(from, to)| rows.get(from..*to)).collect();
-        append_moments(&mut self.order, &mut rows)
+    /// Puts the noted order rows into the table.
+    pub(super) fn append_order(&mut self) -> Result<(), Failure> {
+        self.moments.append_to(&mut self.order)
     }
 
     /// Step 2.
@@ -315,7 +311,12 @@ impl<'t, 'b> Work<'t, 'b> {
     }
 
     /// Makes `stamp` the recency of a key, if it is there.
-    fn set_recency(&mut self, key: &[u8], stamp: u64) -> Result<(), Failure> {
+    pub(super) fn set_recency(&mut self, key: &[u8], stamp: u64) -> Result<(), Failure> {
+        if let Some(ranks) = self.ranks.as_mut().filter(|ranks| ranks.go_by_recency())
+            && let Some((header, from)) = self.rows.header(key)?
+        {
+            ranks.moved(key, &header, from, stamp)?;
+        }
         if self.rows.set_stamp(key, stamp)? {
             self.add_order(stamp, key);
         }
@@ -409,81 +410,6 @@ impl<'t, 'b> Work<'t, 'b> {
         Ok(())
     }
 
-    fn expire_idle(&mut self, sweep: Sweep, above: &mut dyn Above) -> Result<(), Failure> {
-        for _ in 0..SWEEP_ROWS_MAX {
-            let Some((stamp, key)) = self.oldest_live()? else { return Ok(()) };
-            if stamp.saturating_add(sweep.time_to_idle) >= sweep.now {
-                return Ok(());
-            }
-            match above.ask(&key, stamp, Why::Idle) {
-                Verdict::Leave => {
-                    self.drop_order(stamp, &key)?;
-                    let record = self.remove(&key)?;
-                    self.outcome.expired.extend(record);
-                }
-                Verdict::Accessed(other) => self.move_in_order(stamp, other, &key)?,
-                // A newer operation has the key; everything behind it can wait for the next time.
-                Verdict::Superseded => return Ok(()),
-            }
-        }
-        self.outcome.more_expired = true;
-        Ok(())
-    }
-
-    fn drop_order(&mut self, stamp: u64, key: &[u8]) -> Result<(), Failure> {
-        moment_key(&mut self.buffer, stamp, key);
-        self.order.remove(self.buffer.as_slice())?;
-        Ok(())
-    }
-
-    fn move_in_order(&mut self, from: u64, to: u64, key: &[u8]) -> Result<(), Failure> {
-        self.drop_order(from, key)?;
-        self.set_recency(key, to)?;
-        self.append_order()
-    }
-
-    /// The oldest live row of the order; stale ones in front of it are dropped.
-    fn oldest_live(&mut self) -> Result<Option<(u64, Vec<u8>)>, Failure> {
-        loop {
-            let row = match self.order.first()? {
-                Some((row, _)) => row.value().to_vec(),
-                None => return Ok(None),
-            };
-            if let Some((stamp, key)) = split_moment(&row)
-                && self.rows.stamp(key)? == Some(stamp)
-            {
-                return Ok(Some((stamp, key.to_vec())));
-            }
-            self.order.remove(row.as_slice())?;
-        }
-    }
-
-    /// Step 4.
-    fn evict(&mut self, above: &mut dyn Above) -> Result<(), Failure> {
-        while self.batch.limits.exceeded(self.outcome.totals.entries, self.outcome.totals.bytes) {
-            let Some((stamp, key)) = self.oldest_live()? else {
-                // D3 is broken, so the file is damaged: be within the limits all the same (D1).
-                let Some(key) = self.rows.any_key()? else {
-                    self.outcome.totals = Totals { batch: self.batch.number, ..Totals::default() };
-                    return Ok(());
-                };
-                let _ = above.ask(&key, 0, Why::Expired);
-                let record = self.remove(&key)?;
-                self.outcome.evicted.extend(record);
-                continue;
-            };
-            match above.ask(&key, stamp, Why::Size) {
-                Verdict::Accessed(other) => self.move_in_order(stamp, other, &key)?,
-                Verdict::Leave | Verdict::Superseded => {
-                    self.drop_order(stamp, &key)?;
-                    let record = self.remove(&key)?;
-                    self.outcome.evicted.extend(record);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Step 5.
     fn sweep_order(&mut self) -> Result<(), Failure> {
         if self.order.len()? <= 2 * self.outcome.totals.entries + STALE_ROWS_FREE {
@@ -516,10 +442,11 @@ impl<'t, 'b> Work<'t, 'b> {
             let mended = self.rows.mend()?;
             self.outcome.totals = mended.totals;
             self.outcome.scrubbed += mended.lost;
+            let misplaced = self.mend_ranks()?;
             if let Some(repair) = self.batch.repair {
                 let alone = mended.lost + mended.stray == 0 && repair.keys.is_empty();
                 let totals = u64::from(alone && before.bytes != mended.totals.bytes);
-                self.outcome.repaired += mended.lost + mended.stray + totals;
+                self.outcome.repaired += mended.lost + mended.stray + totals + misplaced;
             }
         }
         self.outcome.totals.batch = number;
@@ -529,6 +456,10 @@ impl<'t, 'b> Work<'t, 'b> {
             self.order.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         let mut meta = strictly(|| self.transaction.open_table(META))?;
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
+        if let Some(ranks) = &self.ranks {
+            let (strategy, level) = (ranks.strategy(), ranks.level());
+            Mark { strategy, batch: number, level }.write(&mut meta)?;
+        }
         let changes = self.rows.take_changes();
         Ok((self.outcome, self.sweep_from, changes, self.rows.end()))
     }

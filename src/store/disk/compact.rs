@@ -6,9 +6,9 @@
 //! # How it works
 //!
 //! 1. Rows are copied in the order of their places, which they keep; each with its entry in the index,
-//!    its order row and its deadline. What is damaged, or leads nowhere, is left out.
+//!    its order row, its rank and its deadline. What is damaged, or leads nowhere, is left out.
 //! 2. A commit appends rows in front of the copy, which gets there in time. What it takes out behind
-//!    the copy, and the stamps that it changes, are noted and done in the copy before the next slice.
+//!    the copy, and the stamps and ranks that it changes, are noted and done in the copy before the next slice.
 //! 3. When all is copied, that is committed by a thread of its own, while commits go on in the old file;
 //!    so is what came meanwhile, until it is little. Then the rest is copied, and the meta rows.
 //! 4. The copy is closed, synced, and given the file's name; the folder is synced. Then readers get its
@@ -36,14 +36,17 @@ use crate::record::{Header, NEVER};
 use crate::store::Totals;
 use crate::store::disk::blocks::mildly;
 use crate::store::disk::changes::Changes;
-use crate::store::disk::commit::append_moments;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::beside;
+use crate::store::disk::mark::{Found, Mark};
+use crate::store::disk::ranks::{Ranks, StoredRanks};
 use crate::store::disk::schema::{
-    EXPIRY, INDEX, ORDER, ROWS, moment_key, push_moment_key, split_row,
+    EXPIRY, FILED, INDEX, META, ORDER, RANKS, ROWS, moment_key, push_moment_key, split_row,
 };
+use crate::store::disk::sorted::Sorted;
 use crate::store::disk::volume::Base;
 use crate::store::disk::{Options, Place, Snapshot, Writer, open};
+use crate::strategy::DiskStrategy;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 use crate::time::monotonic;
@@ -133,7 +136,12 @@ impl Compaction {
     }
 
     /// Copies on for about this time; `true` when there is nothing left. No commit happens meanwhile.
-    fn slice(&mut self, old: &Database, time: Duration) -> Result<bool, Failure> {
+    fn slice(
+        &mut self,
+        old: &Database,
+        strategy: DiskStrategy,
+        time: Duration,
+    ) -> Result<bool, Failure> {
         let transaction = self.take_transaction()?;
         if self.changes.all {
             for table in [ORDER, EXPIRY] {
@@ -141,10 +149,12 @@ impl Compaction {
             }
             transaction.delete_table(INDEX)?;
             transaction.delete_table(ROWS)?;
+            transaction.delete_table(RANKS)?;
+            transaction.delete_table(FILED)?;
             (self.from, self.copied) = (0, Totals::default());
         }
         let changes = std::mem::take(&mut self.changes);
-        let mut copy = Copy::open(&transaction, old, self.copied)?;
+        let mut copy = Copy::open(&transaction, old, strategy, self.copied)?;
         if !changes.all {
             copy.take_out(changes.taken.iter().map(|(place, _)| *place), self.from)?;
             mildly(|| copy.restamp(&changes.touched))?;
@@ -193,10 +203,12 @@ impl Compaction {
     }
 
     /// Writes the meta rows and closes the copy, which is complete; gives its totals.
-    fn close(mut self, options: &Options, batch: u64) -> Result<Totals, Failure> {
+    fn close(mut self, options: &Options, batch: u64, level: u64) -> Result<Totals, Failure> {
         let totals = Totals { batch, ..self.copied };
         let transaction = self.take_transaction()?;
         open::write_meta(&transaction, options, totals)?;
+        let mark = Mark { strategy: options.strategy, batch, level };
+        mark.write(&mut transaction.open_table(META)?)?;
         transaction.commit()?;
         drop(self.database);
         Ok(totals)
@@ -259,6 +271,8 @@ struct Copy<'t> {
     rows: redb::Table<'t, u64, &'static [u8]>,
     order: Moments<'t>,
     expiry: Moments<'t>,
+    ranks: Option<Ranks<'t>>,
+    old_ranks: StoredRanks,
     copied: Totals,
     buffer: Vec<u8>,
 }
@@ -267,9 +281,11 @@ impl<'t> Copy<'t> {
     fn open(
         transaction: &'t WriteTransaction,
         old: &Database,
+        strategy: DiskStrategy,
         copied: Totals,
     ) -> Result<Self, Failure> {
         let read = old.begin_read()?;
+        let level = Found::committed(&read)?.level(strategy);
         Ok(Self {
             old_index: read.open_table(INDEX)?,
             old_rows: read.open_table(ROWS)?,
@@ -277,6 +293,8 @@ impl<'t> Copy<'t> {
             rows: transaction.open_table(ROWS)?,
             order: transaction.open_table(ORDER)?,
             expiry: transaction.open_table(EXPIRY)?,
+            ranks: Ranks::open(transaction, strategy, level)?,
+            old_ranks: StoredRanks::open(&read, strategy)?,
             copied,
             buffer: Vec::new(),
         })
@@ -288,8 +306,12 @@ impl<'t> Copy<'t> {
             let Some(row) = self.rows.remove(place)? else { continue };
             // It was sound when it was copied.
             let Some((key, row)) = split_row(row.value()) else { continue };
-            if self.index.get(key)?.is_some_and(|entry| entry.value().0 == place) {
+            let known = self.index.get(key)?.map(|entry| entry.value());
+            if let Some((_, stamp)) = known.filter(|entry| entry.0 == place) {
                 self.index.remove(key)?;
+                if let Some(ranks) = &mut self.ranks {
+                    ranks.take_out(key, Header::parse(row, key.len()).as_ref().ok(), stamp)?;
+                }
             }
             self.copied.entries = self.copied.entries.saturating_sub(1);
             if let Ok(header) = Header::parse(row, key.len()) {
@@ -303,18 +325,26 @@ impl<'t> Copy<'t> {
         Ok(())
     }
 
-    /// Gives keys that are copied the stamps that they have now.
+    /// Gives keys that are copied the stamps and the ranks that they have now.
     fn restamp(&mut self, keys: &[Box<[u8]>]) -> Result<(), Failure> {
         for key in keys {
             let Some(now) = self.old_index.get(key.as_ref())?.map(|entry| entry.value()) else {
                 continue;
             };
             let Some(mut entry) = self.index.get_mut(key.as_ref())? else { continue };
-            if entry.value().0 == now.0 {
-                entry.insert(now)?;
-                drop(entry);
-                moment_key(&mut self.buffer, now.1, key);
-                self.order.insert(self.buffer.as_slice(), ())?;
+            let before = entry.value();
+            if before.0 != now.0 {
+                continue;
+            }
+            entry.insert(now)?;
+            drop(entry);
+            moment_key(&mut self.buffer, now.1, key);
+            self.order.insert(self.buffer.as_slice(), ())?;
+            let Some(ranks) = &mut self.ranks else { continue };
+            let row = self.rows.get(now.0)?;
+            let row = row.as_ref().and_then(|row| split_row(row.value()));
+            if let Some(Ok(header)) = row.map(|(_, row)| Header::parse(row, key.len())) {
+                ranks.follow(key, &header, before.1, now.1, self.old_ranks.filed(key)?)?;
             }
         }
         Ok(())
@@ -324,7 +354,7 @@ impl<'t> Copy<'t> {
     /// is not copied, and whether that is behind all rows.
     fn rows(&mut self, from: u64, until: Instant, rows_min: u64) -> Result<(u64, bool), Failure> {
         let (mut next, mut count, mut done) = (from, 0, true);
-        let (mut moments, mut ends) = (Vec::new(), vec![0]);
+        let mut moments = Sorted::default();
         let mut end = self.rows.upper_bound_mut(Bound::<u64>::Unbounded)?;
         for row in self.old_rows.range(from..)? {
             // Where nothing can be copied the next slice would begin where this one did.
@@ -345,8 +375,10 @@ impl<'t> Copy<'t> {
             let Ok(header) = Header::check(stored, key) else { continue };
             end.insert_before(place, row.value())?;
             self.index.insert(key, (place, stamp))?;
-            push_moment_key(&mut moments, stamp, key);
-            ends.push(moments.len());
+            moments.add(|rows| push_moment_key(rows, stamp, key));
+            if let Some(ranks) = &mut self.ranks {
+                ranks.copy(key, &header, stamp, self.old_ranks.filed(key)?)?;
+            }
             if header.deadline != NEVER {
                 moment_key(&mut self.buffer, header.deadline, key);
                 self.expiry.insert(self.buffer.as_slice(), ())?;
@@ -355,9 +387,8 @@ impl<'t> Copy<'t> {
             self.copied.bytes = self.copied.bytes.saturating_add(header.charge);
         }
         end.close()?;
-        let mut rows: Vec<&[u8]> =
-            ends.iter().zip(ends.iter().skip(1)).filter_map(|(a, b)| moments.get(*a..*b)).collect();
-        append_moments(&mut self.order, &mut rows)?;
+        moments.append_to(&mut self.order)?;
+        self.ranks.as_mut().map_or(Ok(()), Ranks::append)?;
         Ok((next, done))
     }
 }
@@ -439,7 +470,7 @@ impl Writer {
             if compaction.is_committing(time)? {
                 return Ok(false);
             }
-            if !compaction.slice(database, time)? {
+            if !compaction.slice(database, self.options.strategy, time)? {
                 if compaction.unsynced_bytes >= SYNC_BYTES {
                     compaction.unsynced_bytes = 0;
                     place.sync(&compaction.path)?;
@@ -467,8 +498,12 @@ impl Writer {
         let (place, path) = (&self.options.place, &self.options.path);
         let (new, before) = (compaction.path.clone(), compaction.before);
         let batch = self.totals.batch;
+        let (old, strategy) = (self.database.as_ref(), self.options.strategy);
         let moved = guarded(|| {
-            let totals = compaction.close(&self.options, batch)?;
+            let read = old.map(|old| old.begin_read()).transpose()?;
+            let found = read.as_ref().map(Found::committed).transpose()?;
+            let level = found.map_or(0, |found| found.level(strategy));
+            let totals = compaction.close(&self.options, batch, level)?;
             place.sync(&new)?;
             place.rename(&new, path)?;
             Ok(totals)

@@ -21,6 +21,8 @@
 //! - **D4** every entry with a deadline has exactly one row in the expiry table, and no other is
 //!   there.
 //!
+//! With a strategy other than `Lru` there is an order of eviction beside that by recency (`ranks.rs`).
+//!
 //! # Failure
 //!
 //! redb itself verifies nothing on reads: beneath it, each block of the file has a checksum
@@ -28,25 +30,31 @@
 //! the file is *hurt*: what is sound is copied into a new one before anything else is committed. Every
 //! call into redb is behind `catch_unwind` all the same.
 
+mod adopt;
 mod blocks;
 mod changes;
 mod check;
 mod commit;
 mod compact;
+mod evict;
 mod failure;
 mod holding;
 mod lock;
+mod mark;
 mod open;
+mod ranks;
 mod read;
 mod reserve;
 mod rows;
 mod schema;
+mod sorted;
 mod volume;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::Totals;
+use crate::strategy::DiskStrategy;
 use crate::sync::RwLock;
 use crate::sync::thread::JoinHandle;
 
@@ -72,6 +80,7 @@ pub(crate) struct Disk {
     /// Counts snapshots, so that a caller can tell whether there was a commit in between.
     epoch: AtomicU64,
     changes: changes::Log,
+    strategy: DiskStrategy,
 }
 
 impl Disk {
@@ -126,6 +135,7 @@ pub(crate) struct Writer {
     next_place: u64,
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
+    order: adopt::Known,
     /// What readers remember of the index, from one snapshot to the next.
     memo: Arc<Memo>,
     /// A copy being made.
@@ -187,6 +197,7 @@ impl Writer {
             return Err(Failure::damage("the file went back to an earlier commit"));
         }
         self.totals = totals;
+        self.order = adopt::Known::Nothing;
         self.database = Some(database);
         Ok(())
     }

@@ -25,6 +25,7 @@ use redb::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
+use crate::store::disk::adopt::Known;
 use crate::store::disk::blocks::{HEADS_BYTES, MAGIC, mildly, version_of};
 use crate::store::disk::changes::Log;
 use crate::store::disk::failure::{Failure, guarded};
@@ -33,11 +34,12 @@ use crate::store::disk::read::Memo;
 use crate::store::disk::reserve::Reserve;
 use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
-    EXPIRY, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RKYV_ROW, ROWS,
+    EXPIRY, FILED, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RANKS, RKYV_ROW, ROWS,
     SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
 use crate::store::disk::volume::{Base, Place, folder};
 use crate::store::disk::{Disk, Writer};
+use crate::strategy::DiskStrategy;
 use crate::sync::RwLock;
 use crate::trace;
 
@@ -68,6 +70,7 @@ pub(crate) struct Options {
     pub(crate) key: String,
     pub(crate) value: String,
     pub(crate) schema_version: u32,
+    pub(crate) strategy: DiskStrategy,
 }
 
 /// An open disk tier.
@@ -130,6 +133,7 @@ impl Opened {
             bytes: AtomicU64::new(totals.bytes),
             epoch: AtomicU64::new(0),
             changes: Log::default(),
+            strategy: options.strategy,
         });
         let mut writer = Writer {
             disk: Arc::clone(&disk),
@@ -137,6 +141,7 @@ impl Opened {
             totals,
             next_place: 0,
             sweep_from: Vec::new(),
+            order: Known::Nothing,
             memo: Arc::new(Memo::new(options.cache_bytes)),
             compaction: None,
             closing: None,
@@ -257,6 +262,8 @@ fn start_empty(database: &Database, options: &Options) -> Result<(), Failure> {
         transaction.delete_table(ROWS)?;
         transaction.delete_table(ORDER)?;
         transaction.delete_table(EXPIRY)?;
+        transaction.delete_table(RANKS)?;
+        transaction.delete_table(FILED)?;
         transaction.open_table(INDEX)?;
         transaction.open_table(ROWS)?;
         transaction.open_table(ORDER)?;

@@ -45,6 +45,8 @@ pub(super) struct Rows<'t, 'b> {
 pub(super) struct Gone {
     /// What its header said, if it could be believed.
     pub(super) header: Result<Header, BadRow>,
+    /// The stamp of its last access.
+    pub(super) stamp: u64,
     /// The record, if it was wanted and sound.
     pub(super) record: Option<Record>,
 }
@@ -129,7 +131,7 @@ impl<'t, 'b> Rows<'t, 'b> {
         let (key, place) = (record.key(), self.end + nth);
         let old = self.index.insert(key, (place, record.stamp()))?.map(|old| old.value());
         self.new.push((place, record));
-        old.map(|(place, _)| self.take_row(place, key, wanted)).transpose()
+        old.map(|old| self.take_row(old, key, wanted)).transpose()
     }
 
     /// Puts the noted rows into the table, and moves the end by `count` places.
@@ -157,11 +159,16 @@ impl<'t, 'b> Rows<'t, 'b> {
     /// Takes out the entry of a key.
     pub(super) fn remove(&mut self, key: &[u8], wanted: bool) -> Result<Option<Gone>, Failure> {
         let old = self.index.remove(key)?.map(|old| old.value());
-        old.map(|(place, _)| self.take_row(place, key, wanted)).transpose()
+        old.map(|old| self.take_row(old, key, wanted)).transpose()
     }
 
-    fn take_row(&mut self, place: u64, key: &[u8], wanted: bool) -> Result<Gone, Failure> {
-        let lost = Gone { header: Err(BadRow::Shape), record: None };
+    fn take_row(
+        &mut self,
+        (place, stamp): (u64, u64),
+        key: &[u8],
+        wanted: bool,
+    ) -> Result<Gone, Failure> {
+        let lost = Gone { header: Err(BadRow::Shape), stamp, record: None };
         let Some(row) = self.stored.remove(place)? else { return Ok(lost) };
         // If it is another key's, that one is damaged as well.
         let Some(row) = split_row(row.value()).filter(|(k, _)| *k == key).map(|(_, r)| r) else {
@@ -172,7 +179,7 @@ impl<'t, 'b> Rows<'t, 'b> {
         if let (Some(changes), Ok(header)) = (&mut self.changes, &header) {
             changes.taken.push((place, header.charge));
         }
-        Ok(Gone { header, record })
+        Ok(Gone { header, stamp, record })
     }
 
     /// The record of a key, if it is there and sound.
@@ -193,6 +200,40 @@ impl<'t, 'b> Rows<'t, 'b> {
         deadline_of(&self.index, &self.stored, key)
     }
 
+    /// The header of a key's row, damaged or not, and the stamp of its last access.
+    pub(super) fn header(&self, key: &[u8]) -> Result<Option<(Header, u64)>, Failure> {
+        let Some((_, stamp)) = self.index.get(key)?.map(|entry| entry.value()) else {
+            return Ok(None);
+        };
+        let header = |row: &[u8]| Header::parse(row, key.len()).ok();
+        let header = with_row(&self.index, &self.stored, key, header)?.flatten();
+        Ok(header.map(|header| (header, stamp)))
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> Result<u64, Failure> {
+        Ok(self.index.len()?)
+    }
+
+    /// Hands each key that has a row of its own to `visit`, by place, with the header of the row, damaged
+    /// or not, and the stamp of the last access.
+    pub(super) fn for_each(
+        &self,
+        mut visit: impl FnMut(&[u8], &Header, u64) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        for row in self.stored.iter()? {
+            let (place, row) = row?;
+            let Some((key, row)) = split_row(row.value()) else { continue };
+            let known = self.index.get(key)?.map(|entry| entry.value());
+            if let Some((_, stamp)) = known.filter(|entry| entry.0 == place.value())
+                && let Ok(header) = Header::parse(row, key.len())
+            {
+                visit(key, &header, stamp)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The stamp of a key's last access; `None` if there is no such entry.
     pub(super) fn stamp(&self, key: &[u8]) -> Result<Option<u64>, Failure> {
         Ok(self.index.get(key)?.map(|entry| entry.value().1))
@@ -203,10 +244,16 @@ impl<'t, 'b> Rows<'t, 'b> {
         let Some(mut entry) = self.index.get_mut(key)? else { return Ok(false) };
         let place = entry.value().0;
         entry.insert((place, stamp))?;
+        drop(entry);
+        self.moved(key);
+        Ok(true)
+    }
+
+    /// Notes that a key has another place in the order of eviction.
+    pub(super) fn moved(&mut self, key: &[u8]) {
         if let Some(changes) = &mut self.changes {
             changes.touched.push(key.into());
         }
-        Ok(true)
     }
 
     /// Some key, if there is one.

@@ -21,6 +21,11 @@ pub(super) const ROWS: TableDefinition<'static, u64, &[u8]> = TableDefinition::n
 pub(super) const ORDER: TableDefinition<'static, &[u8], ()> = TableDefinition::new("order");
 /// Deadline (big-endian) and key.
 pub(super) const EXPIRY: TableDefinition<'static, &[u8], ()> = TableDefinition::new("expiry");
+/// Rank (two numbers, big-endian) and key: the order of eviction, where the strategy is not `Lru`.
+pub(super) const RANKS: TableDefinition<'static, &[u8], ()> = TableDefinition::new("ranks");
+/// Key to its rank and its uses, where the strategy is `Size`.
+pub(super) const FILED: TableDefinition<'static, &[u8], (u64, u64, u64)> =
+    TableDefinition::new("filed");
 
 pub(super) const FORMAT_ROW: &str = "format";
 pub(super) const RKYV_ROW: &str = "rkyv";
@@ -28,6 +33,7 @@ pub(super) const KEY_ROW: &str = "key";
 pub(super) const VALUE_ROW: &str = "value";
 pub(super) const SCHEMA_VERSION_ROW: &str = "schema_version";
 pub(super) const TOTALS_ROW: &str = "totals";
+pub(super) const STRATEGY_ROW: &str = "strategy";
 
 /// The last place of a row and the last number of a batch that can be believed: there are 2^32 more
 /// of them, which no cache lives to use up.

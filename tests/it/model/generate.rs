@@ -1,6 +1,7 @@
 //! Options and operations at random: mostly what a program would do, and now and then what it
 //! should not.
 
+use larder::DiskStrategy;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -49,6 +50,7 @@ fn options(kind: Kind) -> impl Strategy<Value = Options> {
                     time_to_idle: idle,
                     max_memory_entry: max.filter(|_| disk),
                     weigher,
+                    strategy: DiskStrategy::Lru,
                 }
             },
         )
@@ -116,7 +118,7 @@ fn op(kind: Kind) -> impl Strategy<Value = Op> {
         2 => Just(Op::Purge).boxed(),
         3 => Just(Op::Flush).boxed(),
         1 => Just(Op::ResetStats).boxed(),
-        1 => reopened.prop_map(Op::Reopen).boxed(),
+        1 => reopened.prop_map(|limits| Op::Reopen(limits, None)).boxed(),
     ];
     prop_oneof![
         20 => writes.boxed(),
@@ -140,13 +142,32 @@ pub(super) fn case(kind: Kind, steps: usize) -> impl Strategy<Value = (Options, 
     (options(kind), vec(step(kind), 1..=steps))
 }
 
+/// Likewise, with one of these strategies on disk, and after each reopening with any other of them.
+pub(super) fn with_strategy(
+    strategies: Vec<DiskStrategy>,
+    kind: Kind,
+    steps: usize,
+) -> impl Strategy<Value = (Options, Vec<Step>)> {
+    let choices = vec(select(strategies), 1..8);
+    (case(kind, steps), choices).prop_map(|((options, mut steps), choices)| {
+        let mut next = choices.iter().copied().cycle();
+        let options = Options { strategy: next.next().unwrap_or_default(), ..options };
+        for step in &mut steps {
+            if let Op::Reopen(_, strategy) = &mut step.op {
+                *strategy = next.next();
+            }
+        }
+        (options, steps)
+    })
+}
+
 /// Nothing but [`long_case`] knows these.
 const COLD: [&str; 3] = ["q", "r", "s"];
 
 /// So many rounds of a few steps, a batch and a flush, on a disk that has no limits and is not
 /// emptied; and before them entries that stay the oldest ones.
 pub(super) fn long_case(rounds: usize) -> impl Strategy<Value = (Options, Vec<Step>)> {
-    let stays = |step: &Step| !matches!(step.op, Op::Clear | Op::SetDiskLimits(_) | Op::Reopen(_));
+    let stays = |step: &Step| !matches!(step.op, Op::Clear | Op::SetDiskLimits(_) | Op::Reopen(..));
     let steps = vec(step(Kind::Behind).prop_filter("empties the disk", stays), 4);
     let batch = vec(plain_item(), 10).prop_map(Op::InsertMany);
     (options(Kind::Behind), vec((steps, batch), rounds)).prop_map(|(options, rounds)| {

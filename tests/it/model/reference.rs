@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use larder::{ErrorKind, RemovalCause, Stats, Tier};
+use larder::{DiskStrategy, ErrorKind, RemovalCause, Stats, Tier};
 
 use super::{Answer, Event, Item, Key, Limits, Op, Options, Seen};
 
@@ -19,6 +19,8 @@ struct Entry {
     created: u64,
     deadline: u64,
     stamp: u64,
+    /// The stamp of the last write.
+    written: u64,
     labelled: bool,
     /// When the copy in memory leaves, if there is one.
     memory: Option<u64>,
@@ -151,6 +153,18 @@ impl Model {
         all.min_by_key(|(key, e)| (e.stamp, *key)).expect("over its limits, so not empty").0.clone()
     }
 
+    /// Who leaves the disk next.
+    fn first_on_disk(&self) -> Key {
+        let rank = |e: &Entry| match self.options.strategy {
+            DiskStrategy::Lru => (e.stamp, 0),
+            DiskStrategy::Fifo => (e.created, e.written),
+            DiskStrategy::Ttl => (e.deadline, e.stamp),
+            _ => unreachable!("not judged here"),
+        };
+        let first = self.entries.iter().min_by_key(|(key, e)| (rank(e), *key));
+        first.expect("over its limits, so not empty").0.clone()
+    }
+
     /// Whoever is oldest leaves memory, one by one.
     fn evict_memory(&mut self) {
         while self.options.memory.exceeded(self.held()[0], self.held()[1]) {
@@ -169,7 +183,7 @@ impl Model {
         }
     }
 
-    /// What is pending reaches the disk, what is over leaves, and then whoever is oldest.
+    /// What is pending reaches the disk, what is over leaves, and then whoever is first.
     pub(super) fn commit(&mut self, sweep: bool) -> u64 {
         if !self.options.disk {
             return 0;
@@ -189,7 +203,7 @@ impl Model {
             let bytes = self.entries.values().map(|e| e.charge).sum();
             self.options.disk_limits.exceeded(self.entries.len() as u64, bytes)
         } {
-            let key = self.oldest(|_| true);
+            let key = self.first_on_disk();
             self.leave_cache(&key, RemovalCause::Size);
             self.stats.disk_evictions += 1;
         }
@@ -304,7 +318,8 @@ impl Model {
         let deadline = self.deadline(item.ttl, wall);
         let memory = self.copy(charge, deadline, wall);
         let (value, labelled) = (item.value.clone(), item.labelled);
-        let e = Entry { value, charge, created: wall, deadline, stamp, labelled, memory };
+        let (created, written) = (wall, stamp);
+        let e = Entry { value, charge, created, deadline, stamp, written, labelled, memory };
         self.entries.insert(key.to_vec(), e);
         self.stats.inserts += 1;
         self.queue(key);
@@ -359,7 +374,7 @@ impl Model {
             self.meet(key, wall);
         }
         let Some(mut e) = self.entries.get(key).cloned() else { return false };
-        (e.stamp, e.deadline) = (stamp, self.deadline(ttl, wall));
+        (e.stamp, e.written, e.deadline) = (stamp, stamp, self.deadline(ttl, wall));
         e.memory = self.copy(e.charge, e.deadline, wall);
         self.entries.insert(key.to_vec(), e);
         self.queue(key);
@@ -436,9 +451,10 @@ impl Model {
         count
     }
 
-    /// Closes, and opens with the same options or with other limits.
-    fn reopen(&mut self, limits: Option<(Limits, Limits)>) {
+    /// Closes, and opens with the same options, or with other limits or another strategy.
+    fn reopen(&mut self, limits: Option<(Limits, Limits)>, strategy: Option<DiskStrategy>) {
         self.commit(false);
+        self.options.strategy = strategy.unwrap_or(self.options.strategy);
         for e in self.entries.values_mut() {
             e.memory = None;
         }
@@ -514,8 +530,8 @@ impl Model {
                 self.now = self.now.saturating_add_signed(*by);
                 Answer::Done
             }
-            Op::Reopen(limits) => {
-                self.reopen(*limits);
+            Op::Reopen(limits, strategy) => {
+                self.reopen(*limits, *strategy);
                 Answer::Done
             }
             _ => unreachable!("{op:?} maintains nothing"),

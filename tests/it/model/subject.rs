@@ -59,7 +59,7 @@ impl Subject {
 
     pub(super) fn apply(&mut self, op: &Op, at: Option<u64>) -> Result<Answer, Error> {
         let at = at.map(Timestamp::from_nanos);
-        if let Op::Reopen(_) = op {
+        if let Op::Reopen(..) = op {
             return self.reopen().map(Answer::done);
         }
         if let Op::Advance(by) = op {
@@ -248,8 +248,12 @@ fn open(
             }
         };
         let path = folder.join("model.larder");
-        builder =
-            builder.path(path).write_policy(policy).disk_cache_bytes(1 << 20).disk_slack(None);
+        builder = builder
+            .path(path)
+            .write_policy(policy)
+            .disk_cache_bytes(1 << 20)
+            .disk_slack(None)
+            .disk_strategy(options.strategy);
         if let Some(max) = options.disk_limits.entries {
             builder = builder.disk_max_entries(max);
         }
