@@ -7,6 +7,7 @@ use std::time::Duration;
 use larder::{ByteCache, DiskStrategy, InsertOptions, Timestamp, WhenFull, WritePolicy};
 
 use super::oracle::{Commits, Content, Found, Key, Limits, Log, NEVER, Op, Put, Stamps, examine};
+use super::script::any_strategy;
 use super::sim::{Cutter, Sim};
 use super::timeline::Timeline;
 use super::{Budget, Figures, Progress, Violation};
@@ -26,14 +27,6 @@ fn key(number: u64) -> Key {
     let mut key: Key = (0..=number % 7).zip(digits).map(|(_, digit)| digit).collect();
     key.extend(number.to_string().bytes());
     key
-}
-
-/// Any of them where nothing is evicted. With limits stamps rise, and nothing is read: then `Fifo` evicts
-/// as `Lru` does.
-pub(super) fn any_strategy(rng: &mut Rng, limits: Limits) -> DiskStrategy {
-    use DiskStrategy::{Fifo, Lru, Size, Ttl};
-    let count = if limits == Limits::NONE { 4 } else { 2 };
-    [Lru, Fifo, Ttl, Size][rng.index(count)]
 }
 
 /// How the cache of one history is opened.

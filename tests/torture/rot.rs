@@ -23,8 +23,7 @@ use larder::{
 };
 
 use super::oracle::{Content, Key, Limits, examine};
-use super::power::any_strategy;
-use super::script::mixed;
+use super::script::{any_strategy, mixed};
 use super::{Budget, Figures, Progress, Violation, scratch, words};
 use crate::support::{Rng, Watchdog};
 

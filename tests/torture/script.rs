@@ -13,7 +13,6 @@ use larder::{
 };
 
 use super::oracle::{Commits, Content, Key, Limits, NEVER, Op, Put};
-use super::power::any_strategy;
 use crate::support::Rng;
 
 /// The time at which the first cycle begins, and how long each one is on its clock.
@@ -46,6 +45,14 @@ pub(crate) enum Kind {
     Rising,
     /// Four threads, each with its own keys, without limits.
     Threads,
+}
+
+/// Any of them where nothing is evicted. With limits stamps rise, and nothing is read: then `Fifo` evicts
+/// as `Lru` does.
+pub(super) fn any_strategy(rng: &mut Rng, limits: Limits) -> DiskStrategy {
+    use DiskStrategy::{Fifo, Lru, Size, Ttl};
+    let count = if limits == Limits::NONE { 4 } else { 2 };
+    [Lru, Fifo, Ttl, Size][rng.index(count)]
 }
 
 /// How the cache is opened for one cycle.

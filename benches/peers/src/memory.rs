@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use larder::ByteCache;
+use larder::{ByteCache, Strategy};
 use parking_lot::Mutex;
 
 use crate::count::bytes_of;
@@ -90,6 +90,37 @@ impl Peer for View {
         Peer::insert(&self.0, key, value);
     }
 }
+
+/// Likewise, with another strategy.
+macro_rules! of_strategy {
+    ($name:ident, $title:literal, $strategy:expr) => {
+        struct $name(ByteCache);
+
+        impl Peer for $name {
+            const NAME: &'static str = $title;
+
+            fn with_capacity(entries: usize) -> Self {
+                let builder = ByteCache::builder().memory_max_entries(entries as u64);
+                Self(builder.strategy($strategy).open().expect("a cache in memory"))
+            }
+
+            fn get(&self, key: &str) -> Option<u8> {
+                Peer::get(&self.0, key)
+            }
+
+            fn get_into(&self, key: &str, buffer: &mut Vec<u8>) -> bool {
+                Peer::get_into(&self.0, key, buffer)
+            }
+
+            fn insert(&self, key: &str, value: &[u8]) {
+                Peer::insert(&self.0, key, value);
+            }
+        }
+    };
+}
+
+of_strategy!(Lfu, "larder, Lfu", Strategy::Lfu);
+of_strategy!(S3Fifo, "larder, S3Fifo", Strategy::S3Fifo);
 
 /// How a cache is used that gives its values themselves.
 macro_rules! of_values {
@@ -345,6 +376,8 @@ macro_rules! of_all {
         [
             $function!(ByteCache $($argument),*),
             $function!(View $($argument),*),
+            $function!(Lfu $($argument),*),
+            $function!(S3Fifo $($argument),*),
             $function!(quick_cache::sync::Cache<String, Value> $($argument),*),
             $function!(moka::sync::Cache<String, Value> $($argument),*),
             $function!(foyer::Cache<String, Value> $($argument),*),
@@ -362,8 +395,12 @@ fn measure(workload: Workload, rounds: usize) -> Vec<Line> {
         };
     }
     let mut contests: Vec<_> = of_all!(contest).into_iter().flatten().collect();
-    // A closure is another way to get, and nothing else.
-    contests.retain(|contest| contest.name != View::NAME || material.workload.ask == Ask::Get);
+    // A closure is another way to get, and nothing else; a strategy matters where there is a choice.
+    contests.retain(|contest| match contest.name {
+        View::NAME => material.workload.ask == Ask::Get,
+        Lfu::NAME | S3Fifo::NAME => material.workload.ask == Ask::GetOrInsert,
+        _ => true,
+    });
     for round in 0..=rounds {
         for contest in &mut contests {
             let (seconds, hits, gets) = (contest.run)();
