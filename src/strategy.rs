@@ -1,7 +1,8 @@
 //! Strategies: which entry leaves a tier when there is no room, and how to write one for memory.
 //!
-//! [`Strategy`] names those that are built in, [`DiskStrategy`] those of the disk tier. [`EvictionOrder`] is what each of them is, and what a
-//! strategy of your own implements; it sees the entries through [`Entries`].
+//! [`Strategy`] names those that are built in, [`DiskStrategy`] those of the disk tier. [`EvictionOrder`] is
+//! what each of the first is, and what a strategy of your own implements; it sees the entries through
+//! [`Entries`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +10,20 @@ use std::sync::Arc;
 use crate::time::Timestamp;
 
 /// Which entry leaves memory when there is no room for a new one.
+///
+/// # Examples
+///
+/// ```
+/// use larder::{ByteCache, Strategy};
+///
+/// let cache = ByteCache::builder().memory_max_entries(2).strategy(Strategy::Sieve).open()?;
+/// cache.insert(b"a", b"1")?;
+/// cache.insert(b"b", b"2")?;
+/// cache.get(b"a")?;
+/// cache.insert(b"c", b"3")?;                       // `a` came first, and is spared: it was hit
+/// assert!(cache.get(b"a")?.is_some() && cache.get(b"b")?.is_none());
+/// # Ok::<(), larder::Error>(())
+/// ```
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Strategy {
@@ -35,6 +50,10 @@ pub enum Strategy {
 
 impl Strategy {
     /// A strategy of your own: `make` gives a new order for each cache that is opened.
+    ///
+    /// # Examples
+    ///
+    /// See [`EvictionOrder`].
     pub fn custom<O: EvictionOrder>(make: impl Fn() -> O + Send + Sync + 'static) -> Self {
         Self::Custom(CustomStrategy(Arc::new(move || Box::new(make()))))
     }
@@ -189,8 +208,42 @@ pub enum Victim {
 /// entry and touches nothing else, so that hits need no lock of the order's. It is called by one thread at a
 /// time, under a lock, and must not call the cache.
 ///
-/// Should it panic, or name no victim or one that is not there while there is no room, the limits hold all
-/// the same: the newcomer stays out, or an entry of no particular order leaves.
+/// Should it name no victim, or one that is not there, while there is no room, the limits hold all the same:
+/// an entry of no particular order leaves. When it panics, that is told in a `WARN` event of `tracing`, and
+/// entries leave in no particular order from then on.
+///
+/// # Examples
+///
+/// Last in, first out:
+///
+/// ```
+/// use larder::{ByteCache, Entries, EntryId, EvictionOrder, Leaving, NewEntry, Strategy, Victim};
+///
+/// #[derive(Debug, Default)]
+/// struct Stack(Vec<EntryId>);
+///
+/// impl EvictionOrder for Stack {
+///     fn insert(&mut self, id: EntryId, _: &mut dyn Entries) {
+///         self.0.push(id);
+///     }
+///
+///     fn remove(&mut self, id: EntryId, _: Leaving, _: &mut dyn Entries) {
+///         self.0.retain(|other| *other != id);
+///     }
+///
+///     fn victim(&mut self, _: Option<&NewEntry<'_>>, _: &mut dyn Entries) -> Option<Victim> {
+///         self.0.last().copied().map(Victim::Entry)
+///     }
+/// }
+///
+/// let strategy = Strategy::custom(Stack::default);
+/// let cache = ByteCache::builder().memory_max_entries(2).strategy(strategy).open()?;
+/// for key in [b"a", b"b", b"c"] {
+///     cache.insert(key, b"value")?;
+/// }
+/// assert!(cache.get(b"a")?.is_some() && cache.get(b"b")?.is_none());
+/// # Ok::<(), larder::Error>(())
+/// ```
 pub trait EvictionOrder: Send + fmt::Debug + 'static {
     /// The limits of the memory tier, in entries and in bytes: told first of all, and when they change.
     fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
