@@ -2,9 +2,12 @@
 //! skewed workload that fills its misses.
 
 mod common;
+#[path = "common/zipf.rs"]
+mod zipf;
 
-use common::{Key, Random, Row, Scale, fill, keys, print, seconds};
+use common::{Key, Row, Scale, fill, keys, print, seconds};
 use larder::ByteCache;
+use zipf::zipf;
 
 const ENTRIES: usize = 10_000;
 const VALUE_BYTES: usize = 64;
@@ -12,24 +15,6 @@ const VALUE_BYTES: usize = 64;
 const KEYS: usize = 10 * ENTRIES;
 const REQUESTS: usize = 2_000_000;
 const RUNS: usize = 7;
-
-/// Draws with probability proportional to 1 / rank.
-#[expect(clippy::cast_precision_loss, reason = "weights of a draw")]
-fn zipf(count: usize) -> Vec<usize> {
-    let mut sum = 0.0;
-    let rising: Vec<f64> = (1..=KEYS)
-        .map(|rank| {
-            sum += 1.0 / rank as f64;
-            sum
-        })
-        .collect();
-    let mut random = Random(2);
-    let mut draw = || {
-        let at = random.index(1 << 30) as f64 / f64::from(1 << 30) * sum;
-        rising.partition_point(|below| *below <= at).min(KEYS - 1)
-    };
-    (0..count).map(|_| draw()).collect()
-}
 
 /// Every key is new to a cache that is full of others.
 fn insert(cache: &ByteCache, keys: &[Key], count: usize) -> larder::Result<()> {
@@ -57,7 +42,7 @@ fn get_or_insert(cache: &ByteCache, keys: &[Key], requests: &[usize]) -> larder:
 fn main() -> larder::Result<()> {
     let scale = Scale::from_args();
     let keys = keys(KEYS);
-    let requests = zipf(scale.of(REQUESTS));
+    let requests = zipf(KEYS, scale.of(REQUESTS));
     let mut rows = [Row::new("insert, full"), Row::new("get or insert, Zipf, a tenth fits")];
     let mut ratio = 0.0;
     for _ in 0..scale.runs(RUNS) {

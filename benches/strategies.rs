@@ -2,9 +2,12 @@
 //! misses, with its hit ratio; on one thread and on two.
 
 mod common;
+#[path = "common/zipf.rs"]
+mod zipf;
 
-use common::{Key, Random, Row, Scale, fill, keys, print, seconds};
+use common::{Key, Row, Scale, fill, keys, print, seconds};
 use larder::{ByteCache, Strategy};
+use zipf::zipf;
 
 const ENTRIES: usize = 10_000;
 const VALUE_BYTES: usize = 64;
@@ -12,34 +15,6 @@ const VALUE_BYTES: usize = 64;
 const KEYS: usize = 10 * ENTRIES;
 const REQUESTS: usize = 2_000_000;
 const RUNS: usize = 5;
-
-const ALL: [(Strategy, &str); 7] = [
-    (Strategy::Lru, "Lru"),
-    (Strategy::Lfu, "Lfu"),
-    (Strategy::S3Fifo, "S3Fifo"),
-    (Strategy::Sieve, "Sieve"),
-    (Strategy::Fifo, "Fifo"),
-    (Strategy::Ttl, "Ttl"),
-    (Strategy::Size, "Size"),
-];
-
-/// Draws with probability proportional to 1 / rank.
-#[expect(clippy::cast_precision_loss, reason = "weights of a draw")]
-fn zipf(count: usize) -> Vec<usize> {
-    let mut sum = 0.0;
-    let rising: Vec<f64> = (1..=KEYS)
-        .map(|rank| {
-            sum += 1.0 / rank as f64;
-            sum
-        })
-        .collect();
-    let mut random = Random(2);
-    let mut draw = || {
-        let at = random.index(1 << 30) as f64 / f64::from(1 << 30) * sum;
-        rising.partition_point(|below| *below <= at).min(KEYS - 1)
-    };
-    (0..count).map(|_| draw()).collect()
-}
 
 /// One way to use a cache; gives nothing, and panics where it must not fail.
 type Work = fn(&ByteCache, &[Key], &[usize]);
@@ -73,8 +48,8 @@ fn get_or_insert(cache: &ByteCache, keys: &[Key], requests: &[usize]) {
 fn main() -> larder::Result<()> {
     let scale = Scale::from_args();
     let keys = keys(KEYS);
-    let requests = zipf(scale.of(REQUESTS));
-    let mut ratios = ALL.map(|case| Row::new(case.1));
+    let requests = zipf(KEYS, scale.of(REQUESTS));
+    let mut ratios = Strategy::BUILT_IN.map(|strategy| Row::new(strategy.name()));
     let cases: [(Work, usize, &str); 6] = [
         (hits, 1, "million hits a second, 1 thread"),
         (inserts, 1, "million inserts a second, full, 1 thread"),
@@ -83,9 +58,9 @@ fn main() -> larder::Result<()> {
         (inserts, 2, "million inserts a second, full, 2 threads"),
         (get_or_insert, 2, "million requests, Zipf, a tenth fits, 2 threads"),
     ];
-    let mut tables = cases.map(|_| ALL.map(|case| Row::new(case.1)));
+    let mut tables = cases.map(|_| Strategy::BUILT_IN.map(|strategy| Row::new(strategy.name())));
     for _ in 0..scale.runs(RUNS) {
-        for (nth, (strategy, _)) in ALL.iter().enumerate() {
+        for (nth, strategy) in Strategy::BUILT_IN.iter().enumerate() {
             for ((work, threads, title), table) in cases.iter().zip(&mut tables) {
                 let builder = ByteCache::builder().memory_max_entries(ENTRIES as u64);
                 let cache = builder.strategy(strategy.clone()).open()?;

@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 use indicatif::ProgressBar;
 use larder::Strategy;
 use larder::simulate::{
-    Capacity, Ceiling, Format, Progress, Report, Row, STRATEGIES, Simulation, Trace, chart,
+    Capacity, Ceiling, Format, Progress, Report, Row, Simulation, Trace, chart,
 };
 
 use console::{Result, exit_code, grouped, progress_bar};
@@ -193,8 +193,8 @@ fn write_table(
 
 fn strategy(name: &str) -> std::result::Result<Strategy, String> {
     let is_named = |strategy: &Strategy| strategy.name().eq_ignore_ascii_case(name);
-    STRATEGIES.into_iter().find(is_named).ok_or_else(|| {
-        let names: Vec<_> = STRATEGIES.iter().map(Strategy::name).collect();
+    Strategy::BUILT_IN.into_iter().find(is_named).ok_or_else(|| {
+        let names: Vec<_> = Strategy::BUILT_IN.iter().map(Strategy::name).collect();
         format!("there is no such strategy; there are {}", names.join(", "))
     })
 }

@@ -49,6 +49,10 @@ pub enum Strategy {
 }
 
 impl Strategy {
+    /// All that are built in.
+    pub const BUILT_IN: [Self; 7] =
+        [Self::Lru, Self::Lfu, Self::S3Fifo, Self::Sieve, Self::Fifo, Self::Ttl, Self::Size];
+
     /// A strategy of your own: `make` gives a new order for each cache that is opened.
     ///
     /// # Examples

@@ -53,15 +53,7 @@ fn limit(given: Option<u8>) -> Option<u64> {
 }
 
 fuzz_target!(|input: Input| {
-    let all = [
-        Strategy::Lru,
-        Strategy::Lfu,
-        Strategy::S3Fifo,
-        Strategy::Sieve,
-        Strategy::Fifo,
-        Strategy::Ttl,
-        Strategy::Size,
-    ];
+    let all = Strategy::BUILT_IN;
     let clock = ManualClock::new(Timestamp::from_nanos(START));
     let cache = ByteCache::builder()
         .shards([1, 2, 8, 64][usize::from(input.shards % 4)])

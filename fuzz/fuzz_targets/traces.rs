@@ -6,6 +6,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
+use larder::Strategy;
 use larder::simulate::{Ceiling, Format, Report, Simulation, Trace, chart};
 use libfuzzer_sys::fuzz_target;
 
@@ -31,6 +32,7 @@ fuzz_target!(|input: Input<'_>| {
     }
     let capacity = u64::from(input.capacity) + 1;
     let simulation = Simulation::new()
+        .strategy(Strategy::Lru)
         .entries([capacity])
         .bytes([capacity])
         .ceilings([Ceiling::Belady, Ceiling::Bypass]);

@@ -111,8 +111,8 @@ impl Account {
     fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
         let entries = (self.entries + 1).checked_sub(u64::from(old.is_some()))?;
         let bytes = self.bytes.checked_sub(old.unwrap_or(0))?.checked_add(new)?;
-        let is_within = !self.limits.exceeded(entries, bytes) && entries <= ENTRIES_MAX;
-        is_within.then_some((entries, bytes))
+        let has_number = self.ordered.is_none() || entries <= ENTRIES_MAX;
+        (has_number && !self.limits.exceeded(entries, bytes)).then_some((entries, bytes))
     }
 
     /// Exchanges the one for the other; `false`, and no change, if that would exceed a limit.

@@ -41,5 +41,5 @@ pub use belady::Ceiling;
 pub use chart::chart;
 pub use format::Format;
 pub use report::{Capacity, Report, Row};
-pub use simulation::{Progress, STRATEGIES, Simulation};
+pub use simulation::{Progress, Simulation};
 pub use trace::{Request, Requests, Trace};

@@ -27,17 +27,6 @@ const TURN: usize = 1 << 14;
 /// Without capacities, caches hold this part of the keys and twice, four times ... as much, up to half.
 const SMALLEST_PART: u64 = 256;
 
-/// All strategies that are built in: what a simulation replays with if it is told none.
-pub const STRATEGIES: [Strategy; 7] = [
-    Strategy::Lru,
-    Strategy::Lfu,
-    Strategy::S3Fifo,
-    Strategy::Sieve,
-    Strategy::Fifo,
-    Strategy::Ttl,
-    Strategy::Size,
-];
-
 /// Which strategies to compare, and at which capacities.
 ///
 /// A request is a hit if its key is held; otherwise its key is inserted. In bytes an entry counts the
@@ -109,12 +98,12 @@ pub enum Progress {
 }
 
 impl Simulation {
-    /// A simulation of [`STRATEGIES`], unless some are named, below Belady's optimum.
+    /// A simulation of [`Strategy::BUILT_IN`], unless some are named, below Belady's optimum.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Replays with this strategy too, under its own name. Default: [`STRATEGIES`].
+    /// Replays with this strategy too, under its own name. Default: [`Strategy::BUILT_IN`].
     pub fn strategy(self, strategy: Strategy) -> Self {
         self.named(strategy.name(), strategy)
     }
@@ -211,7 +200,8 @@ impl Simulation {
     fn open_all(&self, capacities: &BTreeSet<Capacity>) -> Result<Vec<Replay>> {
         let mut strategies = self.strategies.clone();
         if strategies.is_empty() {
-            strategies.extend(STRATEGIES.map(|strategy| (strategy.name().to_owned(), strategy)));
+            strategies
+                .extend(Strategy::BUILT_IN.map(|strategy| (strategy.name().to_owned(), strategy)));
         }
         let mut caches = Vec::new();
         for capacity in capacities {

@@ -13,16 +13,6 @@ use crate::support::{Rng, Watchdog, seed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-const ALL: [Strategy; 7] = [
-    Strategy::Lru,
-    Strategy::Lfu,
-    Strategy::S3Fifo,
-    Strategy::Sieve,
-    Strategy::Fifo,
-    Strategy::Ttl,
-    Strategy::Size,
-];
-
 fn value(key: u8, version: u64) -> Vec<u8> {
     let mut value = vec![key; 1 + usize::from(key % 7)];
     value.extend(version.to_le_bytes());
@@ -97,7 +87,8 @@ fn step(cache: &ByteCache, map: &mut BTreeMap<u8, Vec<u8>>, rng: &mut Rng, versi
 #[test]
 fn every_strategy_keeps_every_value_right() {
     let seed = seed();
-    for (strategy, shards) in ALL.into_iter().flat_map(|s| [(s.clone(), 1), (s, 8)]) {
+    for (strategy, shards) in Strategy::BUILT_IN.into_iter().flat_map(|s| [(s.clone(), 1), (s, 8)])
+    {
         let dog = Watchdog::start(format!("{strategy:?}, {shards} shards"));
         let folder = tempfile::tempdir().unwrap();
         let clock = ManualClock::new(Timestamp::from_secs(10_000));
@@ -153,7 +144,7 @@ fn what_is_kept_does_not_depend_on_the_shards() {
 
 #[test]
 fn threads_stay_within_the_limits_of_every_strategy() {
-    for strategy in ALL {
+    for strategy in Strategy::BUILT_IN {
         let dog = Watchdog::start(format!("{strategy:?}"));
         let cache = ByteCache::builder()
             .memory_max_entries(50)
@@ -193,7 +184,7 @@ fn threads_stay_within_the_limits_of_every_strategy() {
 
 #[test]
 fn what_is_idle_is_swept_with_every_strategy() {
-    for strategy in ALL {
+    for strategy in Strategy::BUILT_IN {
         let clock = ManualClock::new(Timestamp::from_secs(10_000));
         let cache = ByteCache::builder()
             .memory_max_entries(100)
