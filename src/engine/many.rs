@@ -38,6 +38,7 @@ impl Core {
         keys: &[K],
         at: Option<Timestamp>,
     ) -> Result<Vec<Option<Handle>>> {
+        self.check_open()?;
         for key in keys {
             self.check_key(key.as_ref())?;
         }
@@ -85,11 +86,11 @@ impl Core {
             }
         }
         on_disk.sort_unstable_by_key(|(nth, _)| keys[*nth].as_ref());
-        for some in on_disk.chunks(KEYS_PER_SNAPSHOT) {
-            self.get_many_on_disk(keys, &asked, some, wall, &mut slots)?;
-        }
+        let read = on_disk
+            .chunks(KEYS_PER_SNAPSHOT)
+            .try_for_each(|some| self.get_many_on_disk(keys, &asked, some, wall, &mut slots));
         self.count_slots(keys, &slots);
-        Ok(slots)
+        read.map(|()| slots)
     }
 
     /// Fills the slots of keys that memory does not have, from one snapshot.

@@ -198,7 +198,7 @@ impl<S> AllLocked<'_, S> {
 
     /// The entry that the tier's order names.
     fn named(&mut self) -> Option<(usize, SlotId)> {
-        let (number, hash) = self.memory.named(&mut self.account, Mine::All, None).ok()?;
+        let (number, hash) = self.memory.named(&mut self.account, Mine::All, None, true).ok()?;
         let index = self.index(hash);
         Some((index, self.shards[index].shard.find_filed(hash, number)?))
     }

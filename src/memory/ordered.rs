@@ -5,7 +5,8 @@
 //! The account has the order beside its sums, under the same lock, and each entry by its number. An entry
 //! is told to the order when it is in its shard's table, and taken from it in the step that gives its place
 //! up. A hit only counts itself in the record, under its shard's lock; the order reads that from anywhere,
-//! and sets it back only where the shard can be locked, which with one thread is always.
+//! and sets it back only where the shard can be locked, which with one thread is always; where it cannot be,
+//! what was taken is kept beside.
 //!
 //! # Invariants
 //!
@@ -24,6 +25,7 @@
 //! An order is a user's code that runs under a lock. When it panics, that is logged, and it is not asked
 //! any more: from then on entries leave by their numbers, whichever comes next.
 
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::hash::KeyHash;
@@ -41,12 +43,17 @@ use crate::trace;
 /// The most entries that there are numbers for.
 pub(super) const ENTRIES_MAX: u64 = FILED_MAX as u64;
 
+/// After so many names that led nowhere, whoever can be reached leaves.
+const ROUNDS_TRUSTED: u32 = 1_000;
+
 /// An order, and the entries by the numbers it knows them by.
 #[derive(Debug)]
 pub(super) struct Ordered {
     /// `None` once it has panicked.
     order: Option<Box<dyn EvictionOrder>>,
     records: Vec<Option<Record>>,
+    /// By number: hits that the order has taken, and that could not be set back in the record yet.
+    taken: Vec<u8>,
     /// The numbers that are free.
     free: Vec<u32>,
     /// Where to look for an entry if no order says which.
@@ -71,6 +78,7 @@ pub(super) enum Mine {
 /// The entries as the order is shown them.
 struct Shown<'a, S> {
     records: &'a [Option<Record>],
+    taken: &'a mut [u8],
     reach: &'a Reach<'a, S>,
 }
 
@@ -86,14 +94,17 @@ fn timestamp(deadline: u64) -> Option<Timestamp> {
 
 impl<S> Entries for Shown<'_, S> {
     fn hits(&self, id: EntryId) -> u32 {
-        self.record(id).map_or(0, Record::hits)
+        let taken = self.taken.get(id.index()).copied().unwrap_or_default();
+        self.record(id).map_or(0, Record::hits).saturating_sub(taken.into())
     }
 
     fn take_hits(&mut self, id: EntryId) -> u32 {
-        let Some(record) = self.record(id) else { return 0 };
-        let hits = record.hits();
-        if hits > 0 {
-            self.reach.with_shard_of(record.key(), || record.forget_hits());
+        let hits = self.hits(id);
+        let Some(record) = self.records.get(id.index()).and_then(Option::as_ref) else { return 0 };
+        let Some(taken) = self.taken.get_mut(id.index()) else { return 0 };
+        if record.hits() > 0 {
+            let was_set_back = self.reach.with_shard_of(record.key(), || record.forget_hits());
+            *taken = if was_set_back { 0 } else { u8::try_from(record.hits()).unwrap_or(u8::MAX) };
         }
         hits
     }
@@ -124,41 +135,52 @@ impl<S> Entries for Shown<'_, S> {
 }
 
 impl<S> Reach<'_, S> {
-    /// Does something under the lock of a key's shard; nothing if another thread has that.
-    fn with_shard_of(&self, key: &[u8], act: impl FnOnce()) {
+    /// Does something under the lock of a key's shard; `false`, and nothing, if another thread has that.
+    fn with_shard_of(&self, key: &[u8], act: impl FnOnce()) -> bool {
         let index = self.memory.index(self.memory.hash(key));
-        match self.mine {
-            Mine::All => act(),
-            Mine::One(mine) if mine == index => act(),
-            Mine::One(_) | Mine::None => {
-                if let Some(_guard) = self.memory.shards[index].try_lock() {
-                    act();
-                }
-            }
+        let is_mine = match self.mine {
+            Mine::All => true,
+            Mine::One(mine) => mine == index,
+            Mine::None => false,
+        };
+        let guard = if is_mine { None } else { self.memory.shards[index].try_lock() };
+        let can_act = is_mine || guard.is_some();
+        if can_act {
+            act();
         }
+        can_act
     }
 }
 
 impl Ordered {
     pub(super) fn new(order: Box<dyn EvictionOrder>, limits: Limits) -> Self {
-        let mut new = Self { order: Some(order), records: Vec::new(), free: Vec::new(), next: 0 };
-        new.guarded(|order, _| order.set_limits(limits.entries, limits.bytes));
+        let mut new = Self {
+            order: Some(order),
+            records: Vec::new(),
+            taken: Vec::new(),
+            free: Vec::new(),
+            next: 0,
+        };
+        new.guarded(|order, _, _| order.set_limits(limits.entries, limits.bytes));
         new
     }
 
     /// Lets the order do something, and gives it up if it panics.
     fn guarded<T>(
         &mut self,
-        act: impl FnOnce(&mut dyn EvictionOrder, &[Option<Record>]) -> T,
+        act: impl FnOnce(&mut dyn EvictionOrder, &[Option<Record>], &mut [u8]) -> T,
     ) -> Option<T> {
         let order = self.order.as_deref_mut()?;
-        let records = &self.records;
-        if let Ok(done) = catch_unwind(AssertUnwindSafe(|| act(order, records))) {
-            return Some(done);
+        let (records, taken) = (&self.records, &mut self.taken);
+        match catch_unwind(AssertUnwindSafe(|| act(order, records, taken))) {
+            Ok(done) => return Some(done),
+            // What it drops may panic again, and what that panics with, too.
+            Err(panic) => _ = ManuallyDrop::new(panic),
         }
         let broken = self.order.take();
-        // What it drops may panic again.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(broken))) {
+            _ = ManuallyDrop::new(panic);
+        }
         trace::warn("the eviction order panicked, entries leave in no order", &"give it up");
         None
     }
@@ -168,20 +190,22 @@ impl Ordered {
         reach: &Reach<'_, S>,
         ask: impl FnOnce(&mut dyn EvictionOrder, &mut dyn Entries) -> T,
     ) -> Option<T> {
-        self.guarded(|order, records| ask(order, &mut Shown { records, reach }))
+        self.guarded(|order, records, taken| ask(order, &mut Shown { records, taken, reach }))
     }
 
     pub(super) fn set_limits(&mut self, limits: Limits) {
-        self.guarded(|order, _| order.set_limits(limits.entries, limits.bytes));
+        self.guarded(|order, _, _| order.set_limits(limits.entries, limits.bytes));
     }
 
     /// Tells of an entry that comes in; gives its number.
     pub(super) fn enter<S>(&mut self, reach: &Reach<'_, S>, record: Record) -> u32 {
         let number = if let Some(number) = self.free.pop() {
             self.records[number as usize] = Some(record);
+            self.taken[number as usize] = 0;
             number
         } else {
             self.records.push(Some(record));
+            self.taken.push(0);
             u32::try_from(self.records.len() - 1).unwrap_or(u32::MAX)
         };
         self.ask(reach, |order, entries| order.insert(EntryId(number), entries));
@@ -222,7 +246,7 @@ impl Ordered {
         self.records.get(id.index())?.as_ref()
     }
 
-    /// Any entry; the same one until it has left.
+    /// Any entry, by no order; the same one until it has left.
     fn any(&mut self) -> Option<EntryId> {
         let (before, from) = self.records.split_at(self.next.min(self.records.len()));
         let found = from.iter().position(Option::is_some).map(|at| at + before.len());
@@ -236,6 +260,12 @@ impl Ordered {
             let known = self.record(EntryId(shard.number(id)));
             known.is_some_and(|known| known.is_same(shard.record(id)))
         })
+    }
+
+    /// [`Entries::take_hits`], as the order would ask.
+    #[cfg(test)]
+    pub(super) fn take_hits<S>(&mut self, reach: &Reach<'_, S>, id: EntryId) -> u32 {
+        self.ask(reach, |_, entries| entries.take_hits(id)).unwrap_or_default()
     }
 
     /// How many entries it knows of.
@@ -283,12 +313,18 @@ impl<S> Memory<S> {
         account: &mut Account,
         mine: Mine,
         newcomer: Option<&Newcomer<'_>>,
+        is_trusted: bool,
     ) -> Result<(u32, KeyHash), Evicted> {
         let nobody = newcomer.map_or(Evicted::Nothing, |_| Evicted::Newcomer);
         let ordered = account.ordered.as_mut().ok_or(nobody)?;
         let entry = newcomer.map(Newcomer::entry);
         let reach = Reach { memory: self, mine };
-        match ordered.victim(&reach, entry.as_ref()) {
+        let victim = if is_trusted {
+            ordered.victim(&reach, entry.as_ref())
+        } else {
+            ordered.any().map(Victim::Entry)
+        };
+        match victim {
             Some(Victim::Entry(id)) => {
                 let record = ordered.record(id).ok_or(nobody)?;
                 Ok((id.0, self.hash(record.key())))
@@ -304,11 +340,15 @@ impl<S> Memory<S> {
         hook: impl FnOnce(&mut S, Removed),
     ) -> Evicted {
         let mut account = self.account.lock();
+        let mut rounds = 0_u32;
         loop {
+            // One that names another entry each time may never name one whose shard is locked.
+            rounds = rounds.saturating_add(1);
+            let trusted = rounds <= ROUNDS_TRUSTED;
             if account.has_room(newcomer) {
                 return Evicted::Room;
             }
-            let index = match self.named(&mut account, Mine::None, newcomer) {
+            let index = match self.named(&mut account, Mine::None, newcomer, trusted) {
                 Ok((_, hash)) => self.index(hash),
                 Err(_) if account.is_entering() => {
                     drop(account);
@@ -324,8 +364,10 @@ impl<S> Memory<S> {
             if account.has_room(newcomer) {
                 return Evicted::Room;
             }
-            let (number, hash) = match self.named(&mut account, Mine::One(index), newcomer) {
+            let named = self.named(&mut account, Mine::One(index), newcomer, trusted);
+            let (number, hash) = match named {
                 Ok(named) => named,
+                Err(_) if account.is_entering() => continue,
                 Err(evicted) => return evicted,
             };
             if self.index(hash) != index {
@@ -364,7 +406,7 @@ impl<S> Locked<'_, S> {
         if account.exchange(newcomer.old, newcomer.charge) {
             return Room::Reserved;
         }
-        let named = memory.named(&mut account, reach.mine, Some(newcomer));
+        let named = memory.named(&mut account, reach.mine, Some(newcomer), true);
         let Ok((victim, hash)) = named else { return Room::None };
         let index = memory.index(hash);
         let mut other = None;

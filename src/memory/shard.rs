@@ -212,6 +212,8 @@ impl Shard {
         held.set_recency(stamp);
         held.set_leaves(deadline);
         held.set_handed(handed);
+        // It may have been here before.
+        held.set_hits(0);
         if let Order::Own(lru) = &mut self.order {
             held.set_filed(lru.file(&mut self.table, stamp, check, held.key()));
         }

@@ -353,6 +353,27 @@ impl EvictionOrder for Senseless {
     }
 }
 
+#[test]
+fn hits_are_taken_once_also_where_their_shard_is_another_threads() {
+    let strategy = Strategy::custom(Spare::default);
+    let memory: Memory<u64> = Memory::new(2, Limits::default(), &strategy, false);
+    let mut model = Queue::new();
+    put_in(&memory, &mut model, b"k", 1, 1);
+    (2..5).for_each(|stamp| hit(&memory, &mut model, b"k", stamp));
+    let take = || {
+        let mut account = memory.account.lock();
+        let reach = Reach { memory: &memory, mine: Mine::None };
+        account.ordered.as_mut().unwrap().take_hits(&reach, EntryId::new(0))
+    };
+    let held = memory.lock(memory.hash(b"k"));
+    assert_eq!([take(), take()], [3, 0]);
+    drop(held);
+    hit(&memory, &mut model, b"k", 6);
+    assert_eq!([take(), take()], [1, 0]);
+    hit(&memory, &mut model, b"k", 7);
+    assert_eq!([take(), take()], [1, 0]);
+}
+
 /// What [`Spare`] is to keep: keys in order, their charges and hits.
 type Queue = Vec<(Vec<u8>, u64, u32)>;
 

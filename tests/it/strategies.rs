@@ -1,7 +1,8 @@
 //! Every strategy under everything that a cache does: values are right, limits hold, order or not.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use larder::{
@@ -283,4 +284,87 @@ fn a_panicking_order_harms_nothing() {
         assert!(cache.get(&[key]).unwrap().is_some());
     }
     assert_eq!((cache.len(), cache.validate()), (3, Ok(())));
+}
+
+/// Panics with what panics when it is dropped.
+#[derive(Debug)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a bomb");
+    }
+}
+
+/// First in, first out; and the hits that entries came with.
+#[derive(Debug, Default)]
+struct Odd {
+    ids: Vec<EntryId>,
+    calls: usize,
+    is_fickle: bool,
+    bombs_at: usize,
+    came_with: Arc<AtomicU32>,
+}
+
+impl EvictionOrder for Odd {
+    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
+        self.came_with.fetch_max(entries.hits(id), Ordering::Relaxed);
+        self.ids.push(id);
+    }
+
+    fn remove(&mut self, id: EntryId, _: Leaving, _: &mut dyn Entries) {
+        self.ids.retain(|other| *other != id);
+    }
+
+    fn victim(&mut self, _: Option<&NewEntry<'_>>, _: &mut dyn Entries) -> Option<Victim> {
+        self.calls += 1;
+        if self.calls == self.bombs_at {
+            std::panic::panic_any(Bomb);
+        }
+        let nth = if self.is_fickle { self.calls % self.ids.len().max(1) } else { 0 };
+        self.ids.get(nth).copied().map(Victim::Entry)
+    }
+}
+
+#[test]
+fn an_order_that_never_says_the_same_hangs_nothing() {
+    let dog = Watchdog::start("a fickle order".to_owned());
+    let strategy = Strategy::custom(|| Odd { is_fickle: true, ..Odd::default() });
+    let cache = ByteCache::builder().memory_max_entries(100).shards(8).strategy(strategy);
+    let cache = cache.open().unwrap();
+    for key in 0..150 {
+        cache.insert(&[key], b"value").unwrap();
+    }
+    cache.set_memory_limits(Some(1), None).unwrap();
+    assert_eq!((cache.len(), cache.validate()), (1, Ok(())));
+    drop(dog);
+}
+
+#[test]
+fn an_order_that_panics_with_something_that_panics_harms_nothing() {
+    let strategy = Strategy::custom(|| Odd { bombs_at: 3, ..Odd::default() });
+    let cache = ByteCache::builder().memory_max_entries(3).strategy(strategy).open().unwrap();
+    for key in 0..20 {
+        cache.insert(&[key], b"value").unwrap();
+        assert!(cache.get(&[key]).unwrap().is_some());
+    }
+    assert_eq!((cache.len(), cache.validate()), (3, Ok(())));
+}
+
+#[test]
+fn hits_do_not_come_back_with_an_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let came_with = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&came_with);
+    let strategy = Strategy::custom(move || Odd { came_with: Arc::clone(&seen), ..Odd::default() });
+    let builder = ByteCache::builder().path(folder.path().join("hits.larder"));
+    let cache = builder.memory_max_entries(1).strategy(strategy).open().unwrap();
+    for _ in 0..20 {
+        cache.insert(b"a", b"value").unwrap();
+        (0..5).for_each(|_| drop(cache.get(b"a").unwrap()));
+        cache.insert(b"b", b"value").unwrap();
+        // Promoted, before its write is committed or after.
+        assert!(cache.get(b"a").unwrap().is_some());
+    }
+    assert_eq!(came_with.load(Ordering::Relaxed), 0);
 }

@@ -12,12 +12,14 @@
 //! by the halving.
 //!
 //! A sketch that has become too small is doubled: each block stands there twice then, and whatever a key
-//! had counted is found in the block that it has now.
+//! had counted is found in the block that it has now. One that has become far too large, since most
+//! entries have left, is halved again, as it is aged: of two counters the larger one stays.
 //!
 //! # Invariants
 //!
 //! - **K1** there is at least one block, and there are no parts of blocks.
-//! - **K2** but for the least sizes, there is at most one word for each entry.
+//! - **K2** but for the least sizes, there is at most one word for each entry as it grows, and four once it
+//!   was aged.
 
 /// Words of a block.
 const BLOCK_WORDS: usize = 8;
@@ -92,7 +94,16 @@ impl Sketch {
             for word in &mut self.words {
                 *word = *word >> 1 & 0x7777_7777_7777_7777;
             }
+            while self.is_too_large(entries) {
+                self.words = self.words.chunks(2 * BLOCK_WORDS).flat_map(merged).collect();
+            }
         }
+    }
+
+    fn is_too_large(&self, entries: u64) -> bool {
+        let words = self.words.len();
+        let is_many = u64::try_from(words).is_ok_and(|words| words > entries.saturating_mul(4));
+        is_many && words > FIRST_BLOCKS_MAX * BLOCK_WORDS && words.is_multiple_of(2 * BLOCK_WORDS)
     }
 
     /// Whether it has seen enough for a low count to be chance.
@@ -120,6 +131,16 @@ impl Sketch {
     }
 }
 
+/// One block of two that stand side by side, with the larger of each two counters.
+fn merged(blocks: &[u64]) -> Vec<u64> {
+    let (one, other) = blocks.split_at(BLOCK_WORDS.min(blocks.len()));
+    let larger = |(one, other): (&u64, &u64)| {
+        let counters = (0..16).map(|nth| 15 << (4 * nth));
+        counters.map(|mask| (one & mask).max(other & mask)).fold(0, |word, counter| word | counter)
+    };
+    one.iter().zip(other).map(larger).collect()
+}
+
 /// Where a hash falls among so many, by its upper bits.
 pub(super) fn scale(hash: u64, among: usize) -> usize {
     let among = u128::try_from(among).unwrap_or(0);
@@ -137,6 +158,24 @@ mod tests {
             sketch.add(key, u32::try_from(key % 4).unwrap() + 1);
         }
         assert!((0..3000u64).all(|key| u64::from(sketch.estimate(key)) > key % 4));
+    }
+
+    #[test]
+    fn a_sketch_shrinks_when_most_entries_have_left_and_forgets_no_more_than_by_age() {
+        let mut sketch = Sketch::new(None);
+        for _ in 0..14 {
+            sketch.keep_up(100_000);
+        }
+        assert_eq!(sketch.len_words(), 65_536);
+        for key in 0..100u64 {
+            sketch.add(key, 8);
+        }
+        sketch.additions = 1_000;
+        sketch.keep_up(100);
+        assert_eq!(sketch.len_words(), FIRST_BLOCKS_MAX * BLOCK_WORDS);
+        assert!((0..100u64).all(|key| sketch.estimate(key) >= 4));
+        let fresh = (1_000..2_000u64).filter(|key| sketch.estimate(*key) > 0).count();
+        assert!(fresh < 100, "{fresh} of 1,000 keys that were never asked for");
     }
 
     #[test]
