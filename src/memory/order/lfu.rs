@@ -35,7 +35,9 @@
 //! # Invariants
 //!
 //! - **F1** every entry is in one of the queues, as [`Segments`] keeps them.
-//! - **F2** `named` is in a queue, and stays the answer until it leaves or something comes in.
+//! - **F2** `named` is in a queue, and stays the answer until it leaves or the limits change. Were it
+//!   chosen anew for each newcomer, threads that come at once would have each candidate compared with
+//!   several residents, of which one is weak: 1.8 points fewer hits on two threads.
 //!
 //! # Why not ...
 //!
@@ -215,7 +217,6 @@ impl EvictionOrder for Lfu {
     }
 
     fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
-        self.named = None;
         let hash = entries.hash(id);
         self.segments.insert(WINDOW, id, entries.charge(id));
         let all = self.entries();

@@ -352,7 +352,6 @@ impl EvictionOrder for Slow {
     }
 
     fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
-        self.named = None;
         self.charges.insert(id, entries.charge(id));
         self.queues[0].push(id);
         self.time += 1;
