@@ -148,6 +148,12 @@ pub trait Entries {
     /// How often entries were hit in memory since the cache was opened: it never becomes less, also when
     /// the statistics are reset. Adds up all shards, so ask seldom.
     fn hits_so_far(&self) -> u64;
+
+    /// What other threads were given a place for and will tell of by [`EvictionOrder::insert`] in a moment:
+    /// how many entries, and the sum of their charges.
+    fn coming(&self) -> (u64, u64) {
+        (0, 0)
+    }
 }
 
 /// An entry that is about to come in.

@@ -6,7 +6,7 @@
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
 use crate::memory::table::{NOT_BELOW, Removed, SlotId};
-use crate::memory::{Account, Guarded, Memory, Mine, Reach};
+use crate::memory::{Account, Guarded, Memory};
 use crate::record::Record;
 use crate::strategy::Leaving;
 use crate::sync::BriefGuard;
@@ -108,7 +108,6 @@ impl<S> AllLocked<'_, S> {
     ) -> Option<(Record, u64)> {
         let charge = record.charge();
         let index = self.index(hash);
-        let reach = Reach { memory: self.memory, mine: Mine::All };
         let shard = &mut self.shards[index].shard;
         let old = shard.find(hash, record.key());
         let old = if let Some(id) = old {
@@ -118,14 +117,14 @@ impl<S> AllLocked<'_, S> {
             let old = shard.replace(id, record, placement);
             if let Some(ordered) = &mut self.account.ordered {
                 let (record, number) = shard.filed(id);
-                ordered.replace(&reach, number, record);
+                ordered.replace(number, record);
             }
             Some((old, stamp))
         } else {
             let id = shard.insert(hash, record, placement);
             if let Some(ordered) = &mut self.account.ordered {
                 let (record, _) = shard.filed(id);
-                shard.set_filed(id, ordered.enter(&reach, record));
+                shard.set_filed(id, ordered.enter(record, hash));
             }
             self.account.entries += 1;
             None
@@ -140,9 +139,8 @@ impl<S> AllLocked<'_, S> {
     }
 
     fn take_out(&mut self, index: usize, id: SlotId, leaving: Leaving) -> Removed {
-        let reach = Reach { memory: self.memory, mine: Mine::All };
         let shard = &mut self.shards[index].shard;
-        self.account.give_up(&reach, (shard.number(id), shard.charge(id)), leaving);
+        self.account.give_up((shard.number(id), shard.charge(id)), leaving);
         shard.remove(id)
     }
 
@@ -198,7 +196,7 @@ impl<S> AllLocked<'_, S> {
 
     /// The entry that the tier's order names.
     fn named(&mut self) -> Option<(usize, SlotId)> {
-        let (number, hash) = self.memory.named(&mut self.account, Mine::All, None, true).ok()?;
+        let (number, hash) = self.account.named(None, true).ok()?;
         let index = self.index(hash);
         Some((index, self.shards[index].shard.find_filed(hash, number)?))
     }

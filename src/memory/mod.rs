@@ -57,7 +57,7 @@ use crate::strategy::Strategy;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{BriefGuard, BriefMutex, CachePadded};
 
-use ordered::{ENTRIES_MAX, Mine, Ordered, Reach};
+use ordered::{ENTRIES_MAX, Ordered};
 
 pub(crate) use all::AllLocked;
 pub(crate) use shard::{Hit, Placement, Shard};
@@ -79,9 +79,8 @@ pub(crate) struct Memory<S> {
     /// The account's limits, for whom they need not be those of this very moment; [`NONE`] for none.
     limits: [AtomicU64; 2],
     hasher: KeyHasher,
-    /// Whether the account has an order; then, how often entries of each shard were hit.
+    /// Whether the account has an order.
     is_ordered: bool,
-    hits: Vec<Arc<CachePadded<AtomicU64>>>,
 }
 
 /// What one shard's lock guards.
@@ -289,7 +288,7 @@ impl<S> Locked<'_, S> {
     pub(crate) fn insert(&mut self, hash: KeyHash, record: Record, at: Placement) -> SlotId {
         let id = self.guarded.shard.insert(hash, record, at);
         if self.memory.is_ordered {
-            self.enter_order(id);
+            self.enter_order(hash, id);
         }
         id
     }
@@ -300,9 +299,8 @@ impl<S> Locked<'_, S> {
         let old = self.guarded.shard.replace(id, record, at);
         if self.memory.is_ordered {
             let (record, number) = self.guarded.shard.filed(id);
-            let reach = Reach { memory: self.memory, mine: Mine::One(self.index) };
             if let Some(ordered) = &mut self.memory.account.lock().ordered {
-                ordered.replace(&reach, number, record);
+                ordered.replace(number, record);
             }
         }
         old
@@ -383,19 +381,18 @@ impl<S: Default> Memory<S> {
         knows_idle: bool,
     ) -> Self {
         debug_assert!(shards.is_power_of_two());
-        let ordered = order::make(strategy).map(|order| Ordered::new(order, limits));
-        let is_ordered = ordered.is_some();
-        let mut hits = Vec::new();
-        let mut shard = || {
-            if !is_ordered {
-                return Shard::default();
-            }
-            hits.push(Arc::default());
-            Shard::of_tier(knows_idle, hits.last().map(Arc::clone).unwrap_or_default())
+        let order = order::make(strategy);
+        let is_ordered = order.is_some();
+        let counted = if is_ordered { shards } else { 0 };
+        let hits: Box<[Arc<_>]> = (0..counted).map(|_| Arc::default()).collect();
+        let shard = |index: usize| match hits.get(index) {
+            Some(hits) => Shard::of_tier(knows_idle, Arc::clone(hits)),
+            None => Shard::default(),
         };
-        let mut guarded = || Guarded { shard: shard(), ..Guarded::default() };
+        let guarded = |index| Guarded { shard: shard(index), ..Guarded::default() };
         let shards: Box<[_]> =
-            (0..shards).map(|_| CachePadded::new(BriefMutex::new(guarded()))).collect();
+            (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
+        let ordered = order.map(|order| Ordered::new(order, limits, hits));
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
         Self {
             limits: [limits.entries, limits.bytes].map(as_number),
@@ -408,7 +405,6 @@ impl<S: Default> Memory<S> {
             })),
             hasher: KeyHasher::default(),
             is_ordered,
-            hits,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The memory tier against a sorted map, and under threads.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
@@ -362,8 +363,7 @@ fn hits_are_taken_once_also_where_their_shard_is_another_threads() {
     (2..5).for_each(|stamp| hit(&memory, &mut model, b"k", stamp));
     let take = || {
         let mut account = memory.account.lock();
-        let reach = Reach { memory: &memory, mine: Mine::None };
-        account.ordered.as_mut().unwrap().take_hits(&reach, EntryId::new(0))
+        account.ordered.as_mut().unwrap().take_hits(EntryId::new(0))
     };
     let held = memory.lock(memory.hash(b"k"));
     assert_eq!([take(), take()], [3, 0]);
@@ -372,6 +372,72 @@ fn hits_are_taken_once_also_where_their_shard_is_another_threads() {
     assert_eq!([take(), take()], [1, 0]);
     hit(&memory, &mut model, b"k", 7);
     assert_eq!([take(), take()], [1, 0]);
+}
+
+/// Whoever came in first leaves; notes what others are about to bring in when it is asked.
+#[derive(Debug, Default)]
+struct Watch {
+    queue: Vec<EntryId>,
+    seen: Arc<Mutex<Vec<(u64, u64)>>>,
+}
+
+impl EvictionOrder for Watch {
+    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
+        self.seen.lock().unwrap().push(entries.coming());
+        self.queue.push(id);
+    }
+
+    fn remove(&mut self, id: EntryId, _: Leaving, _: &mut dyn Entries) {
+        self.queue.retain(|other| *other != id);
+    }
+
+    fn victim(&mut self, _: Option<&NewEntry<'_>>, entries: &mut dyn Entries) -> Option<Victim> {
+        self.seen.lock().unwrap().push(entries.coming());
+        self.queue.first().copied().map(Victim::Entry)
+    }
+}
+
+#[test]
+fn an_order_knows_what_other_threads_are_about_to_bring_in() {
+    let seen = Arc::<Mutex<Vec<(u64, u64)>>>::default();
+    let noted = Arc::clone(&seen);
+    let strategy = Strategy::custom(move || Watch { seen: Arc::clone(&noted), ..Watch::default() });
+    let limits = Limits { entries: Some(2), bytes: None };
+    let memory: Memory<u64> = Memory::new(256, limits, &strategy, false);
+    let at = Placement { stamp: 1, handed: NOT_BELOW, deadline: NEVER };
+    let newcomer = |record| {
+        let (hash, charge) = (memory.hash(Record::key(record)), record.charge());
+        Newcomer { record, charge, hash, stamp: 1, deadline: NEVER, old: None }
+    };
+    // Such that all four are in shards of their own.
+    let mut keys: Vec<[u8; 1]> = Vec::new();
+    for key in (0..=u8::MAX).map(|byte| [byte]) {
+        if keys
+            .iter()
+            .all(|other| memory.index(memory.hash(other)) != memory.index(memory.hash(&key)))
+        {
+            keys.push(key);
+        }
+    }
+    let [first, second, third, fourth] = [3, 4, 5, 6].map(|charge| {
+        let nth = usize::try_from(charge).unwrap() - 3;
+        record(&keys[nth], charge)
+    });
+    for record in [&first, &second] {
+        let mut locked = memory.lock(memory.hash(record.key()));
+        assert_eq!(locked.reserve_by_evicting(&newcomer(record), |_, _| ()), Room::Reserved);
+        locked.insert(memory.hash(record.key()), record.clone(), at);
+    }
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), [(0, 0); 2]);
+    let mut locked = memory.lock(memory.hash(third.key()));
+    assert_eq!(locked.reserve_by_evicting(&newcomer(&third), |_, _| ()), Room::Reserved);
+    let mut other = memory.lock(memory.hash(fourth.key()));
+    assert_eq!(other.reserve_by_evicting(&newcomer(&fourth), |_, _| ()), Room::Reserved);
+    locked.insert(memory.hash(third.key()), third.clone(), at);
+    other.insert(memory.hash(fourth.key()), fourth.clone(), at);
+    drop((locked, other));
+    assert_eq!(*seen.lock().unwrap(), [(0, 0), (1, 5), (1, 6), (0, 0)]);
+    memory.validate().unwrap();
 }
 
 /// What [`Spare`] is to keep: keys in order, their charges and hits.

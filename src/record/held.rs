@@ -208,11 +208,13 @@ impl Record {
         (self.control().place.load(Ordering::Relaxed) & HITS) / HIT
     }
 
-    /// Counts anew. Only with the lock of the shard that holds the record, under which all hits are
-    /// counted.
-    pub(crate) fn forget_hits(&self) {
-        let place = &self.control().place;
-        place.store(place.load(Ordering::Relaxed) & !HITS, Ordering::Relaxed);
+    /// Likewise, and counts anew. Who holds the record may count a hit in that very moment, and so bring back
+    /// what was taken; the other bits of the word are as it wrote them in any case.
+    pub(crate) fn take_hits(&self) -> u32 {
+        if self.hits() == 0 {
+            return 0;
+        }
+        (self.control().place.fetch_and(!HITS, Ordering::Relaxed) & HITS) / HIT
     }
 
     /// When it leaves memory, or [`NEVER`].
@@ -315,7 +317,7 @@ mod tests {
         }
         held.set_handed(None);
         assert_eq!((held.handed(), held.filed(), held.hits()), (None, 3, HITS_MAX));
-        held.forget_hits();
+        assert_eq!((held.take_hits(), held.take_hits()), (HITS_MAX, 0));
         held.set_hits(2);
         assert_eq!((held.hits(), held.filed(), held.check()), (2, 3, u32::MAX));
         drop(held.into_record());

@@ -15,6 +15,7 @@ use crate::time::Timestamp;
 struct Table {
     held: HashMap<usize, Held>,
     hits_so_far: u64,
+    coming: (u64, u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +65,10 @@ impl Entries for Table {
     fn hits_so_far(&self) -> u64 {
         self.hits_so_far
     }
+
+    fn coming(&self) -> (u64, u64) {
+        self.coming
+    }
 }
 
 fn hash(key: u64) -> u64 {
@@ -104,8 +109,9 @@ impl<O: EvictionOrder> Cache<O> {
 
     fn make_room(&mut self, coming: Option<&NewEntry<'_>>) {
         loop {
-            let more = u64::from(coming.is_some());
-            let charge: u64 = self.table.held.values().map(|held| held.charge).sum();
+            let more = u64::from(coming.is_some()) + self.table.coming.0;
+            let held: u64 = self.table.held.values().map(|held| held.charge).sum();
+            let charge = held + self.table.coming.1;
             let fits = self.limits.0.is_none_or(|most| self.ids.len() as u64 + more <= most)
                 && self
                     .limits
@@ -141,11 +147,31 @@ impl<O: EvictionOrder> Cache<O> {
             return false;
         }
         self.make_room(Some(&newcomer(key, charge)));
+        self.enter(key, charge);
+        false
+    }
+
+    /// Asks for two keys at once, as two threads do: room is made for both before either comes in.
+    fn ask_both(&mut self, keys: [u64; 2], charge: u64) -> u64 {
+        let new = keys.map(|key| !self.ids.contains_key(&key));
+        if new != [true, true] || keys[0] == keys[1] {
+            return keys.into_iter().map(|key| u64::from(self.ask(key, charge))).sum();
+        }
+        self.make_room(Some(&newcomer(keys[0], charge)));
+        self.table.coming = (1, charge);
+        self.make_room(Some(&newcomer(keys[1], charge)));
+        self.table.coming = (0, 0);
+        for key in keys {
+            self.enter(key, charge);
+        }
+        0
+    }
+
+    fn enter(&mut self, key: u64, charge: u64) {
         let id = EntryId(self.free.pop().unwrap_or(u32::try_from(self.ids.len()).unwrap()));
         self.table.held.insert(id.index(), Held { key, charge, hits: 0 });
         self.ids.insert(key, id);
         self.order.insert(id, &mut self.table);
-        false
     }
 
     fn remove(&mut self, key: u64) {
@@ -597,4 +623,32 @@ fn a_new_value_counts_with_its_new_charge() {
     cache.replace(50, 500);
     assert!(cache.ids.len() < 60);
     assert_eq!(validate(&cache), Ok(()));
+}
+
+#[test]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 10,000")]
+fn two_that_come_in_at_once_have_to_win_as_one_does() {
+    let hits = |limits: (Option<u64>, Option<u64>), at_once: bool| {
+        let mut cache = Cache::new(Lfu::new(1), limits.0, limits.1);
+        let mut keys = random(1 << 20).map(|draw| {
+            // As by Zipf: one in so many of all is a key below 10 to this power.
+            let power = f64::from(u32::try_from(draw).unwrap()) / f64::from(1 << 20);
+            10_000_f64.powf(power) as u64
+        });
+        let mut hits = 0;
+        for _ in 0..60_000 {
+            let pair = [keys.next().unwrap(), keys.next().unwrap()];
+            hits += if at_once {
+                cache.ask_both(pair, 10)
+            } else {
+                pair.into_iter().map(|key| u64::from(cache.ask(key, 10))).sum()
+            };
+        }
+        validate(&cache).unwrap();
+        hits
+    };
+    for limits in [(Some(500), None), (None, Some(5_000))] {
+        let (apart, at_once) = (hits(limits, false), hits(limits, true));
+        assert!(at_once.abs_diff(apart) < 300, "{at_once} hits, {apart} one by one");
+    }
 }
