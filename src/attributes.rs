@@ -35,6 +35,15 @@ pub struct InsertOptions {
     metadata: Vec<(String, String)>,
 }
 
+/// Options that say nothing.
+pub(crate) static NO_OPTIONS: InsertOptions = InsertOptions {
+    ttl: None,
+    timestamp: None,
+    weight: None,
+    tags: Vec::new(),
+    metadata: Vec::new(),
+};
+
 impl InsertOptions {
     /// The entry expires when it is older than this. Resolution: the clock's, 10 ms or better.
     /// Default: the time-to-live of the tiers, which also applies if it is shorter.
@@ -139,17 +148,15 @@ impl InsertOptions {
         self
     }
 
-    /// Options that say nothing but the weight, if any.
-    pub(crate) fn of_weight(weight: Option<u64>) -> Self {
-        Self { weight, ..Self::default() }
-    }
-
     /// The attributes, encoded: number of tags, tags, then names and texts in turn; every string
     /// with its length in two bytes in front. Empty if there are none.
+    #[inline]
     pub(crate) fn encode_attributes(&self) -> Result<Vec<u8>> {
-        if self.tags.is_empty() && self.metadata.is_empty() {
-            return Ok(Vec::new());
-        }
+        let none = self.tags.is_empty() && self.metadata.is_empty();
+        if none { Ok(Vec::new()) } else { self.encode_some() }
+    }
+
+    fn encode_some(&self) -> Result<Vec<u8>> {
         let mut tags: Vec<&str> = self.tags.iter().map(String::as_str).collect();
         tags.sort_unstable();
         tags.dedup();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::attributes::InsertOptions;
+use crate::attributes::{InsertOptions, NO_OPTIONS};
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
 use crate::engine::{CompactReport, Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
@@ -272,7 +272,7 @@ impl ByteCache {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn insert(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.insert_with(key, value, &InsertOptions::default())
+        self.insert_with(key, value, &NO_OPTIONS)
     }
 
     /// [`Self::insert`] at a given time, which becomes the entry's place in the order, and from
@@ -303,10 +303,8 @@ impl ByteCache {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn insert_with(&self, key: &[u8], value: &[u8], options: &InsertOptions) -> Result<()> {
-        match options.weight.is_none().then(|| self.weight(key, value)).flatten() {
-            None => self.engine.insert(key, value, options),
-            Some(weight) => self.engine.insert(key, value, &options.clone().weight(weight)),
-        }
+        let weight = options.weight.or_else(|| self.weight(key, value));
+        self.engine.insert(key, value, options, weight)
     }
 
     /// Inserts an entry unless its key is there, in one step; `true` if it went in.

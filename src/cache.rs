@@ -9,7 +9,7 @@
 
 use std::marker::PhantomData;
 
-use crate::attributes::InsertOptions;
+use crate::attributes::{InsertOptions, NO_OPTIONS};
 use crate::builder::{Builder, Weighed};
 use crate::config::Config;
 use crate::engine::{CompactReport, Engine, Item, Removal, Schema, VerifyOptions, VerifyReport};
@@ -293,7 +293,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn insert(&self, key: &K, value: &V) -> Result<()> {
-        self.insert_with(key, value, &InsertOptions::default())
+        self.insert_with(key, value, &NO_OPTIONS)
     }
 
     /// [`Self::insert`] at a given time, which becomes the entry's place in the order, and from
@@ -326,12 +326,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     pub fn insert_with(&self, key: &K, value: &V, options: &InsertOptions) -> Result<()> {
         let weight = options.weight.or_else(|| self.weight(key, value));
         let key = key.to_key_bytes();
-        encode(value, |bytes| match weight {
-            None => self.engine.insert(key.as_ref(), bytes, options),
-            Some(weight) => {
-                self.engine.insert(key.as_ref(), bytes, &options.clone().weight(weight))
-            }
-        })?
+        encode(value, |bytes| self.engine.insert(key.as_ref(), bytes, options, weight))?
     }
 
     /// Inserts an entry unless its key is there, in one step; `true` if it went in.

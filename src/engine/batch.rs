@@ -12,7 +12,7 @@
 //! between had to be sorted out by number. What rests on the value before (an insert if absent, a
 //! removal) then has to be taken back.
 
-use crate::attributes::InsertOptions;
+use crate::attributes::NO_OPTIONS;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::Load;
 use crate::engine::{Core, Garbage, Moment};
@@ -45,8 +45,7 @@ impl Core {
         let moment = self.moment(at);
         let mut records = Vec::with_capacity(items.len());
         for (key, value, weight) in items {
-            let options = InsertOptions::of_weight(*weight);
-            records.push(self.draft(key, value, &options, moment)?);
+            records.push(self.draft(key, value, &NO_OPTIONS, *weight, moment)?);
         }
         // Stable, so that of equal keys the last of the batch is the last here.
         records.sort_by(|a, b| a.key().cmp(b.key()));

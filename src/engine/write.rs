@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::attributes::InsertOptions;
+use crate::attributes::{InsertOptions, NO_OPTIONS};
 use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
 use crate::engine::bound::commit_bytes;
 use crate::engine::pending::{Below, Side, What};
@@ -113,16 +113,18 @@ impl Core {
         Err(too_large("batch", bytes, limit, A_COMMIT))
     }
 
-    /// Makes the record of an insert, after checking everything that can be checked.
+    /// Makes the record of an insert, after checking everything that can be checked. `weight`: what the
+    /// entry counts, instead of its bytes.
     pub(crate) fn draft(
         &self,
         key: &[u8],
         value: &[u8],
         options: &InsertOptions,
+        weight: Option<u64>,
         moment: Moment,
     ) -> Result<Record> {
         let natural = key.len() as u64 + value.len() as u64;
-        self.check_size(value.len(), options.weight.unwrap_or(natural))?;
+        self.check_size(value.len(), weight.unwrap_or(natural))?;
         let attributes = options.encode_attributes()?;
         let draft = Draft {
             value,
@@ -130,17 +132,23 @@ impl Core {
             stamp: moment.stamp,
             created: self.created(moment),
             deadline: self.deadline(options.ttl, self.created(moment)),
-            charge: options.weight,
+            charge: weight,
             schema: self.config.schema_version,
         };
         Ok(draft.finish(key, self.seal()))
     }
 
     /// Inserts one entry.
-    pub(crate) fn insert(&self, key: &[u8], value: &[u8], options: &InsertOptions) -> Result<()> {
+    pub(crate) fn insert(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        options: &InsertOptions,
+        weight: Option<u64>,
+    ) -> Result<()> {
         self.check_key(key)?;
         let moment = self.moment(options.timestamp);
-        let record = self.draft(key, value, options, moment)?;
+        let record = self.draft(key, value, options, weight, moment)?;
         let write = Write {
             hash: self.memory.hash(key),
             record,
@@ -162,14 +170,13 @@ impl Core {
     ) -> Result<bool> {
         self.check_key(key)?;
         let hash = self.memory.hash(key);
-        let options = InsertOptions::of_weight(weight);
         loop {
             let moment = self.moment(None);
             let Some(expect) = self.absent(hash, key, moment.wall)? else {
                 trace_op!("insert_if_absent", key, "there", self.lowest().name());
                 return Ok(false);
             };
-            let record = self.draft(key, value, &options, moment)?;
+            let record = self.draft(key, value, &NO_OPTIONS, weight, moment)?;
             let write = Write { hash, record, moment, expect, counted: true };
             if let Entered::Yes(_) = self.enter(write)? {
                 trace_op!("insert_if_absent", key, "done", self.lowest().name());

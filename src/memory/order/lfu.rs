@@ -76,13 +76,6 @@ pub(in crate::memory) struct Lfu {
     random: u64,
 }
 
-/// An entry that is looked at, and how often it was asked for.
-#[derive(Debug, Clone, Copy)]
-struct Counted {
-    id: EntryId,
-    count: u32,
-}
-
 impl Lfu {
     /// An order of no entries; `seed` is for the admission at random.
     pub(in crate::memory) fn new(seed: u64) -> Self {
@@ -122,34 +115,34 @@ impl Lfu {
             if held.saturating_add(own) <= share
                 && let Some(resident) = self.resident(entries)
             {
-                return Some(resident.id);
+                return Some(resident);
             }
-            let Some(candidate) = self.candidate(entries) else {
-                return self.resident(entries).map(|resident| resident.id);
-            };
-            let own = if self.by_bytes { self.segments.charge_of(candidate.id) } else { 1 };
+            let Some(candidate) = self.candidate(entries) else { return self.resident(entries) };
+            let own = if self.by_bytes { self.segments.charge_of(candidate) } else { 1 };
             if held - own >= share {
-                self.segments.send(BODY, candidate.id);
+                self.segments.send(BODY, candidate);
                 continue;
             }
-            let Some(resident) = self.resident(entries) else { return Some(candidate.id) };
-            if self.admits(candidate, resident) {
-                self.segments.send(BODY, candidate.id);
-                return Some(resident.id);
+            let Some(resident) = self.resident(entries) else { return Some(candidate) };
+            let [count, least] =
+                [candidate, resident].map(|id| self.sketch.estimate(entries.hash(id)));
+            if self.admits(count, least) {
+                self.segments.send(BODY, candidate);
+                return Some(resident);
             }
-            self.segments.send(EDGE, resident.id);
-            return Some(candidate.id);
+            self.segments.send(EDGE, resident);
+            return Some(candidate);
         }
     }
 
     /// The last of the window that was not hit.
-    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<Counted> {
+    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
         let mut chances = self.segments.len(WINDOW);
         loop {
             let id = self.segments.back(WINDOW)?;
-            let (hits, count) = self.count(id, entries);
+            let hits = self.count(id, entries);
             if hits == 0 || chances == 0 {
-                return Some(Counted { id, count });
+                return Some(id);
             }
             chances -= 1;
             self.share.window_hit(hits);
@@ -159,21 +152,20 @@ impl Lfu {
     }
 
     /// The last of the main part that was not hit.
-    fn resident(&mut self, entries: &mut dyn Entries) -> Option<Counted> {
+    fn resident(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
         // Hits go on meanwhile, and must not keep this going for ever.
         let mut chances = 2 * (self.segments.len(BODY) + self.segments.len(EDGE));
         loop {
             while self.segments.len(EDGE) < Share::edge(self.entries())
                 && let Some(id) = self.segments.back(BODY)
             {
-                let is_hit = chances > 0 && self.count(id, entries).0 > 0;
+                let is_hit = chances > 0 && self.count(id, entries) > 0;
                 chances = chances.saturating_sub(1);
                 self.segments.send(if is_hit { BODY } else { EDGE }, id);
             }
             let id = self.segments.back(EDGE)?;
-            let (hits, count) = self.count(id, entries);
-            if hits == 0 || chances == 0 {
-                return Some(Counted { id, count });
+            if self.count(id, entries) == 0 || chances == 0 {
+                return Some(id);
             }
             chances -= 1;
             self.share.edge_hit();
@@ -181,22 +173,23 @@ impl Lfu {
         }
     }
 
-    /// Takes an entry's hits over into the sketch; gives them, and how often it was asked for in all.
-    fn count(&mut self, id: EntryId, entries: &mut dyn Entries) -> (u32, u32) {
-        let hash = entries.hash(id);
-        match entries.take_hits(id) {
-            0 => (0, self.sketch.estimate(hash)),
-            hits => (hits, self.sketch.add(hash, hits)),
+    /// Takes an entry's hits over into the sketch; gives them.
+    fn count(&mut self, id: EntryId, entries: &mut dyn Entries) -> u32 {
+        let hits = entries.take_hits(id);
+        if hits > 0 {
+            self.sketch.add(entries.hash(id), hits);
         }
+        hits
     }
 
-    fn admits(&mut self, candidate: Counted, resident: Counted) -> bool {
+    /// Whether a candidate that was asked for so often wins against a resident that was so often.
+    fn admits(&mut self, candidate: u32, resident: u32) -> bool {
         let bar = if self.sketch.is_settled(self.entries()) {
-            resident.count.max(CHANCE) + 1
+            resident.max(CHANCE) + 1
         } else {
-            resident.count
+            resident
         };
-        candidate.count > bar || candidate.count > CHANCE + 1 && self.is_lucky()
+        candidate > bar || candidate > CHANCE + 1 && self.is_lucky()
     }
 
     /// True once in a while (xorshift64*; Marsaglia, 2003, Vigna, 2016).
@@ -226,6 +219,10 @@ impl EvictionOrder for Lfu {
         self.segments.set_mark(id, self.share.time());
         self.sketch.add(hash, 1);
         self.sketch.keep_up(all);
+        // Who is looked at for the next one.
+        for id in [WINDOW, BODY, EDGE].into_iter().filter_map(|queue| self.segments.back(queue)) {
+            entries.fetch_ahead(id);
+        }
     }
 
     fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {

@@ -59,27 +59,32 @@ impl Sketch {
 
     /// How often this key was asked for, about.
     pub(super) fn estimate(&self, hash: u64) -> u32 {
-        u32::try_from(self.least(&self.places(hash))).unwrap_or(0)
+        let places = places(hash);
+        let Some(block) = self.blocks().get(self.block(hash)) else { return 0 };
+        u32::try_from(least(block, &places)).unwrap_or(0)
     }
 
     /// Counts that this key was asked for so often more; gives the new estimate.
     pub(super) fn add(&mut self, hash: u64, times: u32) -> u32 {
-        let places = self.places(hash);
-        let count = (self.least(&places) + u64::from(times)).min(COUNT_MAX);
-        for (word, shift) in places {
-            let word = &mut self.words[word];
-            if (*word >> shift & 15) < count {
-                *word = *word & !(15 << shift) | count << shift;
-            }
-        }
+        let (places, nth) = (places(hash), self.block(hash));
         self.additions += u64::from(times);
+        let Some(block) = self.words.as_chunks_mut().0.get_mut(nth) else { return 0 };
+        let count = (least(block, &places) + u64::from(times)).min(COUNT_MAX);
+        for (word, shift) in places {
+            let word = &mut block[word % BLOCK_WORDS];
+            let now = *word >> shift & 15;
+            *word += (now.max(count) - now) << shift;
+        }
         u32::try_from(count).unwrap_or(0)
     }
 
-    fn least(&self, places: &[(usize, u64); ROWS]) -> u64 {
-        places
-            .iter()
-            .fold(COUNT_MAX, |least, (word, shift)| least.min(self.words[*word] >> shift & 15))
+    fn blocks(&self) -> &[[u64; BLOCK_WORDS]] {
+        self.words.as_chunks().0
+    }
+
+    /// The block of a key.
+    fn block(&self, hash: u64) -> usize {
+        scale(mixed(hash), self.words.len() / BLOCK_WORDS)
     }
 
     /// Grows with the number of entries, and halves the counts when it is time.
@@ -115,20 +120,30 @@ impl Sketch {
     pub(super) fn len_words(&self) -> usize {
         self.words.len()
     }
+}
 
-    /// The word and the shift of each of a key's counters.
-    fn places(&self, hash: u64) -> [(usize, u64); ROWS] {
-        let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let block = scale(mixed, self.words.len() / BLOCK_WORDS);
-        let mut bits = (mixed ^ mixed >> 32).wrapping_mul(0xC2B2_AE3D_27D4_EB4F) >> 32;
-        let mut places = [(0, 0); ROWS];
-        for (row, place) in places.iter_mut().enumerate() {
-            let second = usize::from(bits & 1 == 1);
-            *place = (block * BLOCK_WORDS + 2 * row + second, (bits >> 1 & 15) * 4);
-            bits >>= 5;
-        }
-        places
+fn mixed(hash: u64) -> u64 {
+    hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// The word in its block and the shift of each of a key's counters.
+fn places(hash: u64) -> [(usize, u64); ROWS] {
+    let mixed = mixed(hash);
+    let mut bits = (mixed ^ mixed >> 32).wrapping_mul(0xC2B2_AE3D_27D4_EB4F) >> 32;
+    let mut places = [(0, 0); ROWS];
+    for (row, place) in places.iter_mut().enumerate() {
+        let second = usize::from(bits & 1 == 1);
+        *place = (2 * row + second, (bits >> 1 & 15) * 4);
+        bits >>= 5;
     }
+    places
+}
+
+fn least(block: &[u64; BLOCK_WORDS], places: &[(usize, u64); ROWS]) -> u64 {
+    places.iter().fold(COUNT_MAX, |least, (word, shift)| {
+        // Never more than it has; said so that nothing need be checked.
+        least.min(block[word % BLOCK_WORDS] >> shift & 15)
+    })
 }
 
 /// One block of two that stand side by side, with the larger of each two counters.

@@ -255,21 +255,21 @@ impl Slow {
         self.queues[to].push(id);
     }
 
-    fn look_at(&mut self, id: EntryId, entries: &mut dyn Entries) -> (u32, u32) {
+    fn look_at(&mut self, id: EntryId, entries: &mut dyn Entries) -> u32 {
         let hits = entries.take_hits(id);
         if hits > 0 {
             self.sketch.add(entries.hash(id), hits);
         }
-        (hits, self.sketch.estimate(entries.hash(id)))
+        hits
     }
 
-    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<(EntryId, u32)> {
+    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
         let mut chances = self.queues[0].len();
         loop {
             let id = *self.queues[0].first()?;
-            let (hits, count) = self.look_at(id, entries);
+            let hits = self.look_at(id, entries);
             if hits == 0 || chances == 0 {
-                return Some((id, count));
+                return Some(id);
             }
             chances -= 1;
             self.time += 1;
@@ -279,20 +279,19 @@ impl Slow {
         }
     }
 
-    fn resident(&mut self, entries: &mut dyn Entries) -> Option<(EntryId, u32)> {
+    fn resident(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
         let mut chances = 2 * (self.queues[1].len() + self.queues[2].len());
         let edge = usize::try_from(self.all().div_ceil(20).max(4)).unwrap();
         loop {
             while self.queues[2].len() < edge && !self.queues[1].is_empty() {
                 let id = self.queues[1][0];
-                let hit = chances > 0 && self.look_at(id, entries).0 > 0;
+                let hit = chances > 0 && self.look_at(id, entries) > 0;
                 chances = chances.saturating_sub(1);
                 self.send(if hit { 1 } else { 2 }, id);
             }
             let id = *self.queues[2].first()?;
-            let (hits, count) = self.look_at(id, entries);
-            if hits == 0 || chances == 0 {
-                return Some((id, count));
+            if self.look_at(id, entries) == 0 || chances == 0 {
+                return Some(id);
             }
             chances -= 1;
             self.time += 1;
@@ -307,18 +306,18 @@ impl Slow {
             let all = window + self.held(&self.queues[1]) + self.held(&self.queues[2]);
             let share = (all * self.parts / 65_536).max(1);
             if window + coming <= share
-                && let Some((resident, _)) = self.resident(entries)
+                && let Some(resident) = self.resident(entries)
             {
                 return Some(resident);
             }
-            let Some((candidate, often)) = self.candidate(entries) else {
-                return self.resident(entries).map(|(resident, _)| resident);
-            };
+            let Some(candidate) = self.candidate(entries) else { return self.resident(entries) };
             if window - self.held(&[candidate]) >= share {
                 self.send(1, candidate);
                 continue;
             }
-            let Some((resident, seldom)) = self.resident(entries) else { return Some(candidate) };
+            let Some(resident) = self.resident(entries) else { return Some(candidate) };
+            let often = self.sketch.estimate(entries.hash(candidate));
+            let seldom = self.sketch.estimate(entries.hash(resident));
             let is_settled = self.sketch.is_settled(self.all());
             let wins = often > seldom && (!is_settled || often > 2 && often > seldom + 1);
             if wins || often >= 3 && self.lucky() {
