@@ -154,9 +154,6 @@ pub trait Entries {
     fn coming(&self) -> (u64, u64) {
         (0, 0)
     }
-
-    /// Has the processor fetch an entry that is asked about soon. Changes nothing.
-    fn fetch_ahead(&self, _id: EntryId) {}
 }
 
 /// An entry that is about to come in.

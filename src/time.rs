@@ -280,16 +280,17 @@ const PARKED: u64 = 0;
 const LEASE_STAMPS: u64 = 16;
 
 /// Stamps that a thread has set aside: from `next` to `end`, of the clock with this number.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Lease {
-    clock: u64,
-    next: u64,
-    end: u64,
+    clock: Cell<u64>,
+    next: Cell<u64>,
+    end: Cell<u64>,
 }
 
 thread_local! {
     /// Of the clock that the thread used last.
-    static LEASE: Cell<Lease> = const { Cell::new(Lease { clock: 0, next: 1, end: 0 }) };
+    static LEASE: Lease =
+        const { Lease { clock: Cell::new(0), next: Cell::new(1), end: Cell::new(0) } };
 }
 
 /// The number of the newest clock.
@@ -377,26 +378,31 @@ impl Ticker {
         if wall == PARKED {
             wall = self.wake();
         }
-        let lease = LEASE.get();
         let last = self.words.last.load(Ordering::Acquire);
-        if lease.next <= lease.end && last == lease.end && lease.clock == self.number {
-            LEASE.set(Lease { next: lease.next + 1, ..lease });
-            return (lease.next, wall);
-        }
-        (self.lease(last), wall)
+        let set_aside = LEASE.with(|lease| {
+            let next = lease.next.get();
+            let is_there = next <= lease.end.get()
+                && last == lease.end.get()
+                && lease.clock.get() == self.number;
+            is_there.then(|| lease.next.replace(next + 1))
+        });
+        (set_aside.unwrap_or_else(|| self.lease(last)), wall)
     }
 
     /// Sets stamps aside, and gives the first of them.
     #[inline(never)]
     fn lease(&self, last: u64) -> u64 {
-        let lease = LEASE.get();
-        // The thread is alone if nobody came after its last lease. Only then it takes more than one.
-        let alone = last == lease.end && lease.clock == self.number;
-        let stamps = if alone { LEASE_STAMPS } else { 1 };
-        let before = self.words.last.fetch_add(stamps, Ordering::AcqRel);
-        let first = before.saturating_add(1);
-        LEASE.set(Lease { clock: self.number, next: first + 1, end: before + stamps });
-        first
+        LEASE.with(|lease| {
+            // The thread is alone if nobody came after its last lease. Only then it takes more than one.
+            let alone = last == lease.end.get() && lease.clock.get() == self.number;
+            let stamps = if alone { LEASE_STAMPS } else { 1 };
+            let before = self.words.last.fetch_add(stamps, Ordering::AcqRel);
+            let first = before.saturating_add(1);
+            lease.clock.set(self.number);
+            lease.next.set(first + 1);
+            lease.end.set(before + stamps);
+            first
+        })
     }
 
     /// No stamp that was given out is newer.

@@ -95,7 +95,7 @@ impl Core {
             }
             Hit::WentBack(taken) => {
                 side.counts.memory_hits += 1;
-                self.hit_back(locked.for_all(), hash, key, moment);
+                self.hit_back(locked.for_all(), hash, key, (moment.stamp, moment.is_explicit));
                 return Ok(taken);
             }
             Hit::Over => true,
@@ -104,18 +104,25 @@ impl Core {
         Err(Missed { locked: locked.for_all(), is_over })
     }
 
-    /// The rest of a hit with an older stamp than the last.
+    /// The rest of a hit with an older stamp than the last, which is a caller's or not.
     #[cold]
-    fn hit_back(&self, mut locked: Locked<'_, Side>, hash: KeyHash, key: &[u8], moment: Moment) {
+    fn hit_back(
+        &self,
+        mut locked: Locked<'_, Side>,
+        hash: KeyHash,
+        key: &[u8],
+        (stamp, is_explicit): (u64, bool),
+    ) {
+        let moment = Moment { stamp, wall: 0, is_explicit };
         if let Some(id) = locked.shard.find(hash, key)
             && !self.is_late(moment, locked.shard.stamp(id))
         {
-            self.accessed(&mut locked, id, moment.stamp);
+            self.accessed(&mut locked, id, stamp);
         }
     }
 
     /// A get that memory could not answer.
-    #[inline(never)]
+    #[inline]
     fn get_slowly<'s>(
         &'s self,
         missed: Missed<'s>,
@@ -123,6 +130,20 @@ impl Core {
         key: &[u8],
         moment: Moment,
     ) -> Result<Option<Found>> {
+        // In registers: given whole, it would be put together in memory before a hit is one.
+        self.get_at((moment.stamp, moment.wall), moment.is_explicit, missed, hash, key)
+    }
+
+    #[inline(never)]
+    fn get_at<'s>(
+        &'s self,
+        (stamp, wall): (u64, u64),
+        is_explicit: bool,
+        missed: Missed<'s>,
+        hash: KeyHash,
+        key: &[u8],
+    ) -> Result<Option<Found>> {
+        let moment = Moment { stamp, wall, is_explicit };
         let Missed { mut locked, is_over } = missed;
         let mut garbage = Garbage::default();
         if is_over && let Some(id) = locked.shard.find(hash, key) {

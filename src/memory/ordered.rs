@@ -127,12 +127,6 @@ impl Entries for Known {
     fn coming(&self) -> (u64, u64) {
         self.coming
     }
-
-    fn fetch_ahead(&self, id: EntryId) {
-        if let Some(record) = self.record(id) {
-            record.fetch_ahead(0);
-        }
-    }
 }
 
 impl Ordered {

@@ -218,6 +218,7 @@ impl Record {
     }
 
     /// When it leaves memory, or [`NEVER`].
+    #[inline]
     pub(crate) fn memory_deadline(&self) -> u64 {
         match self.below() {
             Some(below) => below.leaves.load(Ordering::Relaxed),

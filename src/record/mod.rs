@@ -250,6 +250,7 @@ fn checksum(key: &[u8], head: &[u8], rest: [&[u8]; 2]) -> u32 {
 }
 
 /// Bytes in front of the handle's pointer: the key, padded, and what may be in front of that.
+#[inline]
 fn lead(key_len: usize, has_below: bool) -> usize {
     key_len.next_multiple_of(ALIGN) + if has_below { BELOW } else { 0 }
 }
@@ -406,15 +407,18 @@ impl Record {
     }
 
     /// The last access, for as long as the memory tier holds the record.
+    #[inline]
     pub(crate) fn recency(&self) -> u64 {
         self.control().recency.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn has_below(&self) -> bool {
         self.control().place.load(Ordering::Relaxed) & HAS_BELOW != 0
     }
 
     /// The words about the tier below, if there are any.
+    #[inline]
     fn below(&self) -> Option<&Below> {
         if !self.has_below() {
             return None;
@@ -554,6 +558,7 @@ impl Record {
     }
 
     /// What the entry counts against byte limits.
+    #[inline]
     pub(crate) fn charge(&self) -> u64 {
         if self.fixed()[5] & HAS_CHARGE == 0 {
             return self.key_len() as u64 + self.value_len() as u64;
@@ -562,6 +567,7 @@ impl Record {
     }
 
     /// When the entry is over, or [`NEVER`].
+    #[inline]
     pub(crate) fn deadline(&self) -> u64 {
         if self.fixed()[5] & HAS_DEADLINE == 0 {
             return NEVER;

@@ -206,8 +206,10 @@ impl EvictionOrder for Lfu {
         self.by_bytes = max_bytes.is_some();
         self.named = None;
         let room = u64::try_from(self.sketch.len_words()).unwrap_or(u64::MAX);
-        if self.entries() == 0 || max_entries.is_some_and(|most| most < room) {
-            self.sketch = Sketch::new(max_entries);
+        let fresh = Sketch::new(max_entries);
+        let is_smaller = fresh.len_words() < self.sketch.len_words();
+        if self.entries() == 0 || max_entries.is_some_and(|most| most < room) && is_smaller {
+            self.sketch = fresh;
         }
     }
 
@@ -219,10 +221,6 @@ impl EvictionOrder for Lfu {
         self.segments.set_mark(id, self.share.time());
         self.sketch.add(hash, 1);
         self.sketch.keep_up(all);
-        // Who is looked at for the next one.
-        for id in [WINDOW, BODY, EDGE].into_iter().filter_map(|queue| self.segments.back(queue)) {
-            entries.fetch_ahead(id);
-        }
     }
 
     fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {

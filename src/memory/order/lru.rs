@@ -225,10 +225,6 @@ impl Lru {
             while let Some(item) = self.front.last().copied() {
                 let id = item.id(table);
                 if table.get(id).recency() == item.start {
-                    // It was fetched when it was sorted in, but that may be long ago.
-                    if let Some(next) = self.front.iter().nth_back(1) {
-                        table.fetch_ahead(next.check);
-                    }
                     return Some((id, item.start));
                 }
                 self.front.pop();

@@ -1,4 +1,4 @@
-//! How often keys were asked for of late, in at most eight bytes an entry.
+//! How often keys were asked for of late, in at most eight bytes an entry, or 2 KiB.
 //!
 //! A count-min sketch (Cormode, Muthukrishnan, 2005) of counters of four bits, of which only the smallest
 //! of a key's are raised (Estan, Varghese, 2002). It is halved now and then, so that what was
@@ -23,6 +23,9 @@
 
 /// Words of a block.
 const BLOCK_WORDS: usize = 8;
+/// A sketch has no fewer blocks, which is 2 KiB: in less, for a hundred entries, the keys that come by
+/// collide so often that a third of a hit in a hundred is lost.
+const BLOCKS_MIN: usize = 32;
 /// A sketch for a known number of entries begins with fewer than this many blocks, and doubles from there
 /// on to just that number. More, and an empty cache is large; fewer, and rounding leaves more unused.
 const FIRST_BLOCKS_MAX: usize = 128;
@@ -50,7 +53,7 @@ impl Sketch {
     /// An empty sketch that will be large enough for so many entries when they have come, if known.
     pub(super) fn new(entries_max: Option<u64>) -> Self {
         let expected = entries_max.and_then(|entries| usize::try_from(entries).ok()).unwrap_or(0);
-        let mut blocks = (expected / BLOCK_WORDS).max(1);
+        let mut blocks = (expected / BLOCK_WORDS).max(BLOCKS_MIN);
         while blocks >= FIRST_BLOCKS_MAX {
             blocks /= 2;
         }

@@ -370,9 +370,10 @@ impl Slow {
 impl EvictionOrder for Slow {
     fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
         (self.by_bytes, self.named) = (max_bytes.is_some(), None);
-        let words = self.sketch.len_words() as u64;
-        if self.all() == 0 || max_entries.is_some_and(|most| most < words) {
-            self.sketch = Sketch::new(max_entries);
+        let (words, fresh) = (self.sketch.len_words(), Sketch::new(max_entries));
+        let is_too_small = max_entries.is_some_and(|most| most < words as u64);
+        if self.all() == 0 || is_too_small && fresh.len_words() < words {
+            self.sketch = fresh;
         }
     }
 
