@@ -164,6 +164,7 @@ struct Garbage {
 }
 
 impl Garbage {
+    #[inline]
     fn note(&mut self, removed: Removed, tier: Tier, cause: RemovalCause) {
         let stamp = removed.recency();
         self.records.push((removed.into_record(), stamp, tier, cause));
@@ -205,6 +206,7 @@ impl Core {
 
     /// When what is written in this moment counts as created: with the system's clock, at its stamp,
     /// which differs by less than the clock's refreshes, and takes no word of its own.
+    #[inline]
     fn created(&self, moment: Moment) -> u64 {
         if self.clock.is_injected() { moment.wall } else { moment.stamp }
     }
@@ -214,6 +216,7 @@ impl Core {
         at.map_or_else(|| self.clock.wall(), Timestamp::as_nanos)
     }
 
+    #[inline]
     fn seal(&self) -> Seal {
         if self.disk.is_some() { Seal::Checksummed } else { Seal::MemoryOnly }
     }
@@ -230,6 +233,7 @@ impl Core {
     }
 
     /// Whether an entry of this charge may be in memory at all.
+    #[inline]
     fn fits_memory(&self, charge: u64, limits: Limits) -> bool {
         limits.entries != Some(0)
             && limits.bytes.is_none_or(|max| max > 0 && charge <= max)
@@ -237,6 +241,7 @@ impl Core {
     }
 
     /// When a copy that enters memory at `wall` leaves it.
+    #[inline]
     fn memory_deadline(&self, deadline: u64, wall: u64) -> u64 {
         deadline.min(wall.saturating_add(self.lifetimes.copy))
     }
@@ -268,6 +273,7 @@ impl Core {
     }
 
     /// Asks for a commit, or waits for one, when touches pile up. Call with no lock held.
+    #[inline]
     fn relieve_touches(&self) {
         let Some(disk) = &self.disk else { return };
         let touched = disk.touched.load(Ordering::Relaxed);
@@ -280,6 +286,7 @@ impl Core {
 
     /// Reserves the place of a newcomer, and evicts for it what can be evicted with its shard locked;
     /// `false` if that does not suffice, and [`Self::evict_one`] is to be tried without.
+    #[inline]
     fn reserve(
         &self,
         locked: &mut Locked<'_, Side>,
@@ -321,6 +328,7 @@ impl Core {
     }
 
     /// Drops what left and tells the listener. Call with no lock held.
+    #[inline]
     fn dispose(&self, garbage: Garbage) {
         let Some(listener) = &self.config.listener else { return };
         for (record, stamp, tier, cause) in garbage.records {
@@ -405,6 +413,7 @@ impl Core {
     }
 
     /// Sets a time-to-live's deadline for something created at `wall`.
+    #[inline]
     fn deadline(&self, ttl: Option<std::time::Duration>, wall: u64) -> u64 {
         let lifetime = self.lifetimes.entry.min(ttl.map_or(NEVER, nanos_of));
         let deadline = wall.saturating_add(lifetime);
@@ -416,6 +425,7 @@ impl Core {
     }
 
     /// Where an entry goes in memory.
+    #[inline]
     fn placement(&self, record: &Record, moment: Moment, handed: Option<u64>) -> Placement {
         let deadline = self.memory_deadline(record.deadline(), moment.wall);
         Placement { stamp: moment.stamp, handed, deadline }

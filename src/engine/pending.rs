@@ -194,6 +194,7 @@ impl Side {
 
     /// Memory lets go of an entry: its recency goes here if the disk does not have it. Returns how
     /// many touches there are more.
+    #[inline]
     pub(crate) fn let_go(
         &mut self,
         removed: &Removed,

@@ -107,6 +107,7 @@ pub(crate) struct Account {
 impl Account {
     /// The sums with what a new entry counts in the place of what an old one does, if there is one;
     /// `None` if that would exceed a limit.
+    #[inline]
     fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
         let entries = (self.entries + 1).checked_sub(u64::from(old.is_some()))?;
         let bytes = self.bytes.checked_sub(old.unwrap_or(0))?.checked_add(new)?;
@@ -115,6 +116,7 @@ impl Account {
     }
 
     /// Exchanges the one for the other; `false`, and no change, if that would exceed a limit.
+    #[inline]
     fn exchange(&mut self, old: Option<u64>, new: u64) -> bool {
         let Some(sums) = self.exchanged(old, new) else { return false };
         (self.entries, self.bytes) = sums;
@@ -285,6 +287,7 @@ impl<S> Locked<'_, S> {
     }
 
     /// Puts an entry in whose place was reserved, and whose key is not there.
+    #[inline]
     pub(crate) fn insert(&mut self, hash: KeyHash, record: Record, at: Placement) -> SlotId {
         let id = self.guarded.shard.insert(hash, record, at);
         if self.memory.is_ordered {
@@ -460,6 +463,7 @@ impl<S> Memory<S> {
     }
 
     /// The limits as they were lately, without a lock.
+    #[inline]
     pub(crate) fn recent_limits(&self) -> Limits {
         let [entries, bytes] = &self.limits;
         let limit = |limit: &AtomicU64| Some(limit.load(Ordering::Relaxed)).filter(|n| *n != NONE);

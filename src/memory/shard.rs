@@ -128,6 +128,7 @@ impl Shard {
         self.bytes
     }
 
+    #[inline]
     pub(crate) fn find(&self, hash: KeyHash, key: &[u8]) -> Option<SlotId> {
         self.table.find(hash.check(), key)
     }
@@ -177,18 +178,22 @@ impl Shard {
         self.table.fetch_ahead(hash.check());
     }
 
+    #[inline]
     pub(crate) fn record(&self, id: SlotId) -> &Record {
         self.table.get(id)
     }
 
+    #[inline]
     pub(crate) fn charge(&self, id: SlotId) -> u64 {
         self.table.get(id).charge()
     }
 
+    #[inline]
     pub(crate) fn stamp(&self, id: SlotId) -> u64 {
         self.table.get(id).recency()
     }
 
+    #[inline]
     pub(crate) fn handed(&self, id: SlotId) -> Option<u64> {
         self.table.get(id).handed()
     }
@@ -197,12 +202,14 @@ impl Shard {
         self.table.get_mut(id).set_handed(stamp);
     }
 
+    #[inline]
     pub(crate) fn deadline(&self, id: SlotId) -> u64 {
         self.table.get(id).leaves()
     }
 
     /// Puts an entry in whose key is not there yet. Only for [`super::Locked::insert`] and the like, which
     /// tell the tier's order.
+    #[inline]
     pub(super) fn insert(&mut self, hash: KeyHash, record: Record, placement: Placement) -> SlotId {
         debug_assert!(self.find(hash, record.key()).is_none(), "S1: the key is there already");
         self.bytes += record.charge();
@@ -264,17 +271,20 @@ impl Shard {
     }
 
     /// Notes an entry that may be idle longer than another.
+    #[inline]
     fn note_idle(&mut self, id: SlotId) {
         if let Order::OfTier { idle: Some(idle), .. } = &mut self.order {
             idle.note(&self.table, id);
         }
     }
+    #[inline]
     fn note_deadline(&mut self, id: SlotId, deadline: u64) {
         if deadline != NEVER {
             self.deadlines.insert(Dated(deadline, self.table.get_mut(id).take()));
         }
     }
 
+    #[inline]
     fn forget_deadline(&mut self, deadline: u64, record: &Record) {
         if deadline != NEVER {
             self.deadlines.remove(&Dated(deadline, record.clone()));
@@ -282,6 +292,7 @@ impl Shard {
     }
 
     /// Gives an entry a new stamp, and its place in an order by stamps.
+    #[inline]
     pub(crate) fn restamp(&mut self, id: SlotId, stamp: u64) {
         if let Order::Own(lru) = &mut self.order {
             lru.restamp(&mut self.table, id, stamp);

@@ -60,6 +60,7 @@ impl Table {
     }
 
     /// An entry with these bits that is filed under this number.
+    #[inline]
     pub(super) fn find_filed(&self, check: Check, number: u32) -> Option<SlotId> {
         let is_it = |held: &Held| held.is_filed(check.0, number);
         self.records.find_bucket_index(check.table_hash(), is_it).map(SlotId)
@@ -98,6 +99,7 @@ impl Table {
     }
 
     /// Puts a record in whose key is not there yet.
+    #[inline]
     pub(super) fn put(&mut self, held: Held) -> SlotId {
         let hash_of = |held: &Held| Check(held.check()).table_hash();
         let entry = self.records.insert_unique(hash_of(&held), held, hash_of);

@@ -52,6 +52,7 @@ pub(crate) struct Held(Record);
 
 impl Held {
     /// Holds a record whose key's hash has the bits `check`.
+    #[inline]
     pub(crate) fn new(record: Record, check: u32) -> Self {
         let refs = &record.control().refs;
         // Alone, nobody else can count.
@@ -99,6 +100,7 @@ impl Held {
     }
 
     /// Makes an ordinary counter of the two (H2).
+    #[inline]
     fn detach(&self) {
         let control = self.control();
         let taken = control.taken.load(Ordering::Relaxed);
@@ -115,6 +117,7 @@ impl Held {
     }
 
     /// The record, which the memory tier holds no longer.
+    #[inline]
     pub(crate) fn into_record(self) -> Record {
         self.detach();
         let held = ManuallyDrop::new(self);
@@ -132,6 +135,7 @@ impl Held {
         self.control().check.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn set_place(&mut self, bits: u32, mask: u32) {
         let place = &self.control().place;
         place.store(place.load(Ordering::Relaxed) & !mask | bits, Ordering::Relaxed);
@@ -149,6 +153,7 @@ impl Held {
         self.filed() == number && self.check() == check
     }
 
+    #[inline]
     pub(crate) fn set_filed(&mut self, number: u32) {
         debug_assert!(number <= FILED_MAX);
         self.set_place(number, FILED_MAX);
@@ -165,6 +170,7 @@ impl Held {
     }
 
     /// Takes over what was counted of another record.
+    #[inline]
     pub(crate) fn set_hits(&mut self, hits: u32) {
         self.set_place(hits.min(HITS_MAX) * HIT, HITS);
     }
@@ -176,6 +182,7 @@ impl Held {
     }
 
     /// Without a tier below, that is the entry's deadline anyway.
+    #[inline]
     pub(crate) fn set_leaves(&mut self, deadline: u64) {
         match self.0.below() {
             Some(below) => below.leaves.store(deadline, Ordering::Relaxed),
@@ -184,12 +191,14 @@ impl Held {
     }
 
     /// The stamp that the tier below knows; `None` if it does not have the entry.
+    #[inline]
     pub(crate) fn handed(&self) -> Option<u64> {
         let is_below = self.control().place.load(Ordering::Relaxed) & IS_BELOW != 0;
         let below = self.0.below().filter(|_| is_below)?;
         Some(below.handed.load(Ordering::Relaxed))
     }
 
+    #[inline]
     pub(crate) fn set_handed(&mut self, handed: Option<u64>) {
         match (self.0.below(), handed) {
             (Some(below), Some(stamp)) => below.handed.store(stamp, Ordering::Relaxed),

@@ -187,6 +187,7 @@ impl Lru {
     }
 
     /// Takes a filed entry out of the order; its number means nothing then.
+    #[inline]
     pub(in crate::memory) fn unlink(&mut self, table: &mut Table, id: SlotId) {
         let number = table.get(id).filed();
         // Usually it is the last one: eviction looked there.
