@@ -330,6 +330,10 @@ impl Core {
     /// Drops what left and tells the listener. Call with no lock held.
     #[inline]
     fn dispose(&self, garbage: Garbage) {
+        if self.memory.has_lost_order() {
+            let what = "the eviction order panicked, entries leave in no order";
+            trace::warn(what, &"it is not asked any more");
+        }
         let Some(listener) = &self.config.listener else { return };
         for (record, stamp, tier, cause) in garbage.records {
             let found = self.found(record, stamp, tier);

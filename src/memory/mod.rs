@@ -54,7 +54,7 @@ use crate::hash::{KeyHash, KeyHasher};
 use crate::record::Record;
 use crate::stats::Limits;
 use crate::strategy::Strategy;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{BriefGuard, BriefMutex, CachePadded};
 
 use ordered::{ENTRIES_MAX, Ordered};
@@ -81,6 +81,8 @@ pub(crate) struct Memory<S> {
     hasher: KeyHasher,
     /// Whether the account has an order.
     is_ordered: bool,
+    /// What that sets when it has panicked.
+    is_lost: Option<Arc<AtomicBool>>,
 }
 
 /// What one shard's lock guards.
@@ -396,6 +398,7 @@ impl<S: Default> Memory<S> {
         let shards: Box<[_]> =
             (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
         let ordered = order.map(|order| Ordered::new(order, limits, hits));
+        let is_lost = ordered.as_ref().map(Ordered::is_lost);
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
         Self {
             limits: [limits.entries, limits.bytes].map(as_number),
@@ -408,6 +411,7 @@ impl<S: Default> Memory<S> {
             })),
             hasher: KeyHasher::default(),
             is_ordered,
+            is_lost,
         }
     }
 }

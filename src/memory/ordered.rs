@@ -22,8 +22,9 @@
 //!
 //! # Failure
 //!
-//! An order is a user's code that runs under a lock. When it panics, that is logged, and it is not asked
-//! any more: from then on entries leave by their numbers, whichever comes next.
+//! An order is a user's code that runs under a lock. When it panics, it is not asked any more: from then on
+//! entries leave by their numbers, whichever comes next. That is logged when the lock is gone, by who asks
+//! [`Memory::has_lost_order`].
 
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,10 +37,9 @@ use crate::memory::{
 use crate::record::{FILED_MAX, NEVER, Record};
 use crate::stats::Limits;
 use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{CachePadded, thread};
 use crate::time::Timestamp;
-use crate::trace;
 
 /// The most entries that there are numbers for.
 pub(super) const ENTRIES_MAX: u64 = FILED_MAX as u64;
@@ -57,6 +57,8 @@ pub(super) struct Ordered {
     free: Vec<u32>,
     /// Where to look for an entry if no order says which.
     next: usize,
+    /// Set when the order has panicked, until that is logged.
+    is_lost: Arc<AtomicBool>,
 }
 
 /// The entries as the order is shown them.
@@ -137,7 +139,8 @@ impl Ordered {
         hits: Box<[Arc<CachePadded<AtomicU64>>]>,
     ) -> Self {
         let known = Known { entries: Vec::new(), coming: (0, 0), hits };
-        let mut new = Self { order: Some(order), known, free: Vec::new(), next: 0 };
+        let is_lost = Arc::default();
+        let mut new = Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost };
         new.set_limits(limits);
         new
     }
@@ -158,8 +161,13 @@ impl Ordered {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(broken))) {
             _ = ManuallyDrop::new(panic);
         }
-        trace::warn("the eviction order panicked, entries leave in no order", &"give it up");
+        self.is_lost.store(true, Ordering::Relaxed);
         None
+    }
+
+    /// See there.
+    pub(super) fn is_lost(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_lost)
     }
 
     pub(super) fn set_limits(&mut self, limits: Limits) {
@@ -305,6 +313,13 @@ impl Account {
 }
 
 impl<S> Memory<S> {
+    /// Whether the tier's order has panicked since this was asked last.
+    #[inline]
+    pub(crate) fn has_lost_order(&self) -> bool {
+        let lost = self.is_lost.as_ref();
+        lost.is_some_and(|lost| lost.load(Ordering::Relaxed) && lost.swap(false, Ordering::Relaxed))
+    }
+
     /// [`Self::evict`] by the tier's order.
     pub(super) fn evict_in_order(
         &self,

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use larder::{
-    Builder, ByteCache, ByteEntry, Cache, CacheKey, CacheValue, Entry, Error, Health,
-    InsertOptions, ManualClock, RemovalCause, Stats, Tier, Timestamp, WhenFull, WritePolicy,
+    Builder, ByteCache, ByteEntry, Cache, CacheKey, CacheValue, Entries, Entry, EntryId, Error,
+    EvictionOrder, Health, InsertOptions, Leaving, ManualClock, NewEntry, RemovalCause, Stats,
+    Strategy, Tier, Timestamp, Victim, WhenFull, WritePolicy,
 };
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -131,6 +132,52 @@ fn every_operation_emits_an_event() {
         assert_eq!(events.of(|| c.get(b"x")), ["get x miss memory"]);
         assert_eq!(events.of(|| c.clear()), ["clear  done memory"]);
     });
+}
+
+/// An eviction order that fails when it is to name somebody.
+#[derive(Debug)]
+struct Failing;
+
+impl EvictionOrder for Failing {
+    fn insert(&mut self, _: EntryId, _: &mut dyn Entries) {}
+
+    fn remove(&mut self, _: EntryId, _: Leaving, _: &mut dyn Entries) {}
+
+    fn victim(&mut self, _: Option<&NewEntry<'_>>, _: &mut dyn Entries) -> Option<Victim> {
+        panic!("as planned")
+    }
+}
+
+/// Uses a cache when it hears a warning.
+#[derive(Clone)]
+struct Asking(ByteCache, Arc<Mutex<Vec<u64>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Asking {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == tracing::Level::WARN {
+            self.0.insert(b"heard", b"1").unwrap();
+            self.1.lock().unwrap().push(self.0.len());
+        }
+    }
+}
+
+#[test]
+fn who_hears_that_an_order_panicked_can_use_the_cache() {
+    if !is_alone("behaviour::who_hears_that_an_order_panicked_can_use_the_cache") {
+        return;
+    }
+    let _watchdog = Watchdog::start("a subscriber that uses its cache".to_owned());
+    let strategy = Strategy::custom(|| Failing);
+    let c = ByteCache::builder().memory_max_entries(3).strategy(strategy).open().unwrap();
+    let heard = Arc::<Mutex<Vec<u64>>>::default();
+    let asking = Asking(c.clone(), Arc::clone(&heard));
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(asking), || {
+        for key in 0..9_u8 {
+            c.insert(&[key], b"value").unwrap();
+        }
+    });
+    assert_eq!(c.len(), 3);
+    assert_eq!(*heard.lock().unwrap(), [3]);
 }
 
 // The listener.
