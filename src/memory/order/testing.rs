@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 
 use proptest::prelude::*;
 
@@ -48,6 +49,51 @@ pub(super) trait Reference: Debug {
     fn replace(&mut self, entry: Known);
     fn remove(&mut self, key: Key, leaving: Leaving);
     fn victim(&mut self, newcomer: Option<Known>) -> Choice;
+}
+
+/// What an order goes by, where the entry with the least rank leaves.
+pub(super) trait Rank: Debug + Default {
+    type Rank: Ord;
+    /// Whether a hit changes the rank.
+    const SEES_HITS: bool;
+
+    fn of(known: &Known) -> Self::Rank;
+}
+
+/// Entries in no order, searched from end to end for the least rank.
+#[derive(Debug, Default)]
+pub(super) struct ByRank<R> {
+    held: Vec<Known>,
+    rank: PhantomData<R>,
+}
+
+impl<R: Rank> Reference for ByRank<R> {
+    fn hit(&mut self, entry: Known) {
+        if R::SEES_HITS {
+            self.replace(entry);
+        }
+    }
+
+    fn insert(&mut self, entry: Known) {
+        self.held.push(entry);
+    }
+
+    fn replace(&mut self, entry: Known) {
+        self.held.retain(|held| held.key != entry.key);
+        self.held.push(entry);
+    }
+
+    fn remove(&mut self, key: Key, _: Leaving) {
+        self.held.retain(|held| held.key != key);
+    }
+
+    fn victim(&mut self, newcomer: Option<Known>) -> Choice {
+        match (self.held.iter().min_by_key(|held| R::of(held)), newcomer) {
+            (None, _) => Choice::Nobody,
+            (Some(least), Some(new)) if R::of(&new) < R::of(least) => Choice::Newcomer,
+            (Some(least), _) => Choice::Key(least.key),
+        }
+    }
 }
 
 /// The entries of a [`Driver`], by number.

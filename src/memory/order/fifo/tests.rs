@@ -4,41 +4,24 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::memory::order::testing::{
-    Choice, Driver, Key, Known, New, Reference, Step, Subject, check, check_adversaries, histories,
+    ByRank, Driver, Key, Known, New, Rank, Step, Subject, check, check_adversaries, histories,
 };
 use crate::memory::order::traces::check_traces;
 
-/// Entries in no order.
+/// By when it was stored.
 #[derive(Debug, Default)]
-struct Slow {
-    held: Vec<Known>,
-}
+struct Stored;
 
-impl Reference for Slow {
-    fn hit(&mut self, _: Known) {}
+impl Rank for Stored {
+    type Rank = (u64, Key);
+    const SEES_HITS: bool = false;
 
-    fn insert(&mut self, entry: Known) {
-        self.held.push(entry);
-    }
-
-    fn replace(&mut self, entry: Known) {
-        self.held.retain(|held| held.key != entry.key);
-        self.held.push(entry);
-    }
-
-    fn remove(&mut self, key: Key, _: Leaving) {
-        self.held.retain(|held| held.key != key);
-    }
-
-    fn victim(&mut self, newcomer: Option<Known>) -> Choice {
-        let by = |known: &Known| (known.stamp, known.key);
-        match (self.held.iter().min_by_key(|held| by(held)), newcomer) {
-            (None, _) => Choice::Nobody,
-            (Some(oldest), Some(new)) if by(&new) < by(oldest) => Choice::Newcomer,
-            (Some(oldest), _) => Choice::Key(oldest.key),
-        }
+    fn of(known: &Known) -> Self::Rank {
+        (known.stamp, known.key)
     }
 }
+
+type Slow = ByRank<Stored>;
 
 impl Subject for Fifo {
     fn validate(&self, ids: &[EntryId], entries: &dyn Entries) -> Result<(), String> {

@@ -4,42 +4,23 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::memory::order::testing::{
-    Choice, Driver, Key, Known, New, Reference, Step, Subject, check, check_adversaries, histories,
+    ByRank, Driver, Key, Known, New, Rank, Step, Subject, check, check_adversaries, histories,
 };
 
-/// Entries as they are now, in no order.
+/// By the deadline; those without one last, by their stamps.
 #[derive(Debug, Default)]
-struct Slow {
-    held: Vec<Known>,
-}
+struct Deadline;
 
-impl Reference for Slow {
-    fn hit(&mut self, entry: Known) {
-        self.replace(entry);
-    }
+impl Rank for Deadline {
+    type Rank = (bool, Option<u64>, u64, Key);
+    const SEES_HITS: bool = true;
 
-    fn insert(&mut self, entry: Known) {
-        self.held.push(entry);
-    }
-
-    fn replace(&mut self, entry: Known) {
-        self.held.retain(|held| held.key != entry.key);
-        self.held.push(entry);
-    }
-
-    fn remove(&mut self, key: Key, _: Leaving) {
-        self.held.retain(|held| held.key != key);
-    }
-
-    fn victim(&mut self, newcomer: Option<Known>) -> Choice {
-        let by = |known: &Known| (known.deadline.is_none(), known.deadline, known.stamp, known.key);
-        match (self.held.iter().min_by_key(|held| by(held)), newcomer) {
-            (None, _) => Choice::Nobody,
-            (Some(soonest), Some(new)) if by(&new) < by(soonest) => Choice::Newcomer,
-            (Some(soonest), _) => Choice::Key(soonest.key),
-        }
+    fn of(known: &Known) -> Self::Rank {
+        (known.deadline.is_none(), known.deadline, known.stamp, known.key)
     }
 }
+
+type Slow = ByRank<Deadline>;
 
 impl Subject for Ttl {
     fn validate(&self, ids: &[EntryId], entries: &dyn Entries) -> Result<(), String> {
