@@ -331,7 +331,8 @@ impl ByteCache {
     ///
     /// # Errors
     ///
-    /// As for [`Self::insert`], before anything has changed.
+    /// As for [`Self::insert`], before anything has changed; `TooLarge` also where weights add up to 2^63 or
+    /// more.
     ///
     /// # Examples
     ///

@@ -355,7 +355,8 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// As for [`Self::insert`], before anything has changed.
+    /// As for [`Self::insert`], before anything has changed; `TooLarge` also where weights add up to 2^63 or
+    /// more.
     ///
     /// # Examples
     ///

@@ -127,7 +127,8 @@ pub trait Entries {
     /// most [`HITS_MAX`].
     fn hits(&self, id: EntryId) -> u32;
 
-    /// Likewise, and counts anew from here.
+    /// Likewise, and counts anew from here. What another thread does to the entry in that very moment may be
+    /// counted twice.
     fn take_hits(&mut self, id: EntryId) -> u32;
 
     /// When it was last accessed.

@@ -42,6 +42,8 @@ impl Core {
         }
         let bytes = |(key, value, _): &Item| key.len() as u64 + value.len() as u64;
         self.check_batch(items.iter().map(bytes).sum())?;
+        let charges = items.iter().map(|item| item.2.unwrap_or_else(|| bytes(item)));
+        self.check_charges(charges.fold(0, u64::saturating_add))?;
         let moment = self.moment(at);
         let mut records = Vec::with_capacity(items.len());
         for (key, value, weight) in items {

@@ -16,7 +16,7 @@ use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::KeyHash;
-use crate::memory::{Locked, NOT_BELOW, Newcomer};
+use crate::memory::{CHARGES_MAX, Locked, NOT_BELOW, Newcomer};
 use crate::record::{CHARGE_MAX, Draft, Record, VALUE_BYTES_MAX};
 use crate::store::Change;
 use crate::trace::trace_op;
@@ -111,6 +111,18 @@ impl Core {
         }
         self.counts.rejected.add(1);
         Err(too_large("batch", bytes, limit, A_COMMIT))
+    }
+
+    /// Checks what the entries of a batch count in all.
+    pub(super) fn check_charges(&self, sum: u64) -> Result<()> {
+        if sum <= CHARGES_MAX {
+            return Ok(());
+        }
+        self.counts.rejected.add(1);
+        let sentence = format!(
+            "the weights of the batch add up to {sum}, the limit is {CHARGES_MAX}; insert less at once"
+        );
+        Err(Error::new(ErrorKind::TooLarge, sentence))
     }
 
     /// Makes the record of an insert, after checking everything that can be checked. `weight`: what the

@@ -1,7 +1,8 @@
 //! All shards and the account, locked at once: what a batch does is one step for everybody else.
 //!
 //! Here the limits may be exceeded between two calls, since nobody can see it; the caller evicts
-//! down to them before it lets go (M2).
+//! down to them before it lets go (M2). What it puts in adds up to [`CHARGES_MAX`](super::CHARGES_MAX) at
+//! most.
 
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
@@ -76,7 +77,7 @@ impl<S> Drop for AllLocked<'_, S> {
 
 impl<S> AllLocked<'_, S> {
     fn is_over_limits(&self) -> bool {
-        self.account.limits.exceeded(self.account.entries, self.account.bytes)
+        self.account.are_too_many(self.account.entries, self.account.bytes)
     }
 
     fn index(&self, hash: KeyHash) -> usize {
@@ -129,7 +130,7 @@ impl<S> AllLocked<'_, S> {
             self.account.entries += 1;
             None
         };
-        self.account.bytes = self.account.bytes.saturating_add(charge);
+        self.account.bytes += charge;
         old
     }
 

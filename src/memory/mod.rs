@@ -67,6 +67,10 @@ pub(crate) use table::{NOT_BELOW, Removed, SlotId};
 /// empty shard may have a lower bound until somebody looks.
 const EMPTY: u64 = u64::MAX;
 
+/// What all charges add up to at most, with any limits: half of what a number holds, so that a batch as
+/// large can be in beside what is there until its room is made.
+pub(crate) const CHARGES_MAX: u64 = u64::MAX / 2;
+
 /// No limit, where one is an atomic.
 const NONE: u64 = u64::MAX;
 
@@ -113,8 +117,14 @@ impl Account {
     fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
         let entries = (self.entries + 1).checked_sub(u64::from(old.is_some()))?;
         let bytes = self.bytes.checked_sub(old.unwrap_or(0))?.checked_add(new)?;
-        let has_number = self.ordered.is_none() || entries <= ENTRIES_MAX;
-        (has_number && !self.limits.exceeded(entries, bytes)).then_some((entries, bytes))
+        (!self.are_too_many(entries, bytes)).then_some((entries, bytes))
+    }
+
+    /// Whether so much may not be in.
+    #[inline]
+    fn are_too_many(&self, entries: u64, bytes: u64) -> bool {
+        let no_number = self.ordered.is_some() && entries > ENTRIES_MAX;
+        no_number || bytes > CHARGES_MAX || self.limits.exceeded(entries, bytes)
     }
 
     /// Exchanges the one for the other; `false`, and no change, if that would exceed a limit.
@@ -131,7 +141,7 @@ impl Account {
             // More than there is: the old entry has left meanwhile, and who asks is to look again.
             Some(newcomer) if newcomer.old.is_some_and(|old| old > self.bytes) => true,
             Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
-            None => !self.limits.exceeded(self.entries, self.bytes),
+            None => !self.are_too_many(self.entries, self.bytes),
         }
     }
 

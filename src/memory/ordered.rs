@@ -329,9 +329,7 @@ impl<S> Memory<S> {
         let mut account = self.account.lock();
         let mut rounds = 0_u32;
         loop {
-            // One that names another entry each time may never name one whose shard is locked.
-            rounds = rounds.saturating_add(1);
-            let trusted = rounds <= ROUNDS_TRUSTED;
+            let trusted = rounds < ROUNDS_TRUSTED;
             if account.has_room(newcomer) {
                 return Evicted::Room;
             }
@@ -356,6 +354,8 @@ impl<S> Memory<S> {
                 Err(_) if account.is_entering() => continue,
                 Err(evicted) => return evicted,
             };
+            // One that names another entry each time may never name one whose shard is locked.
+            rounds = rounds.saturating_add(1);
             if self.index(hash) != index {
                 continue;
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use larder::{
     Builder, ByteCache, Cache, Error, ErrorKind, InsertOptions, ManualClock, RemovalCause, Result,
-    TierHealth, Timestamp, WhenFull, WritePolicy,
+    Strategy, TierHealth, Timestamp, WhenFull, WritePolicy,
 };
 
 /// Asserts that `result` is an error of this kind whose sentence has all these parts.
@@ -212,6 +212,32 @@ fn weighers_and_weights_are_what_counts() {
     let refusal = unlimited.insert_with(b"k", b"v", &too_heavy);
     refused(refusal, ErrorKind::TooLarge, &["the limit is 72057594037927936"]);
     assert_eq!(unlimited.len(), 0);
+}
+
+#[test]
+fn sums_of_weights_stay_right_however_large_they_are() {
+    let keys: Vec<String> = (0..400).map(|n| format!("key {n:03}")).collect();
+    for strategy in [Strategy::Lru, Strategy::Lfu] {
+        let builder = ByteCache::builder().strategy(strategy).weigher(|_, _| 1 << 56);
+        let cache = builder.open().unwrap();
+        let insert = |keys: &[String]| {
+            cache.insert_many(keys.iter().map(|key| (key.as_bytes(), &b"value"[..])))
+        };
+        insert(&keys[..100]).unwrap();
+        let before = state(&cache);
+        let limit = (u64::MAX / 2).to_string();
+        refused(insert(&keys), ErrorKind::TooLarge, &["the weights of the batch", &limit]);
+        assert_eq!(state(&cache), before);
+        // Both batches do not fit: 127 times that is the most.
+        insert(&keys[200..300]).unwrap();
+        assert_eq!((cache.len(), cache.memory_bytes()), (127, 127 << 56));
+        cache.insert(b"one more", b"value").unwrap();
+        assert_eq!((cache.len(), cache.validate()), (127, Ok(())));
+        for key in keys.iter().map(String::as_str).chain(["one more"]) {
+            cache.invalidate(key.as_bytes()).unwrap();
+        }
+        assert_eq!((cache.len(), cache.memory_bytes()), (0, 0));
+    }
 }
 
 #[test]
