@@ -35,15 +35,17 @@ impl Core {
         if items.is_empty() {
             return Ok(());
         }
+        let (mut bytes, mut charges) = (0, 0_u64);
         for (key, value, weight) in items {
             self.check_key(key)?;
             let natural = key.len() as u64 + value.len() as u64;
-            self.check_size(value.len(), weight.unwrap_or(natural))?;
+            let charge = weight.unwrap_or(natural);
+            self.check_size(value.len(), charge)?;
+            bytes += natural;
+            charges = charges.saturating_add(charge);
         }
-        let bytes = |(key, value, _): &Item| key.len() as u64 + value.len() as u64;
-        self.check_batch(items.iter().map(bytes).sum())?;
-        let charges = items.iter().map(|item| item.2.unwrap_or_else(|| bytes(item)));
-        self.check_charges(charges.fold(0, u64::saturating_add))?;
+        self.check_batch(bytes)?;
+        self.check_charges(charges)?;
         let moment = self.moment(at);
         let mut records = Vec::with_capacity(items.len());
         for (key, value, weight) in items {

@@ -95,7 +95,8 @@ impl Core {
             }
             Hit::WentBack(taken) => {
                 side.counts.memory_hits += 1;
-                self.hit_back(locked.for_all(), hash, key, (moment.stamp, moment.is_explicit));
+                let times = (moment.stamp, moment.wall);
+                self.hit_back(times, moment.is_explicit, locked.for_all(), hash, key);
                 return Ok(taken);
             }
             Hit::Over => true,
@@ -104,16 +105,17 @@ impl Core {
         Err(Missed { locked: locked.for_all(), is_over })
     }
 
-    /// The rest of a hit with an older stamp than the last, which is a caller's or not.
+    /// The rest of a hit with an older stamp than the last. Given a moment's parts, as [`Self::get_at`] is.
     #[cold]
     fn hit_back(
         &self,
+        (stamp, wall): (u64, u64),
+        is_explicit: bool,
         mut locked: Locked<'_, Side>,
         hash: KeyHash,
         key: &[u8],
-        (stamp, is_explicit): (u64, bool),
     ) {
-        let moment = Moment { stamp, wall: 0, is_explicit };
+        let moment = Moment { stamp, wall, is_explicit };
         if let Some(id) = locked.shard.find(hash, key)
             && !self.is_late(moment, locked.shard.stamp(id))
         {

@@ -76,10 +76,6 @@ impl<S> Drop for AllLocked<'_, S> {
 }
 
 impl<S> AllLocked<'_, S> {
-    fn is_over_limits(&self) -> bool {
-        self.account.are_too_many(self.account.entries, self.account.bytes)
-    }
-
     fn index(&self, hash: KeyHash) -> usize {
         self.memory.index(hash)
     }
@@ -117,15 +113,13 @@ impl<S> AllLocked<'_, S> {
             shard.count_hit(id);
             let old = shard.replace(id, record, placement);
             if let Some(ordered) = &mut self.account.ordered {
-                let (record, number) = shard.filed(id);
-                ordered.replace(number, record);
+                ordered.replace(shard, id);
             }
             Some((old, stamp))
         } else {
             let id = shard.insert(hash, record, placement);
             if let Some(ordered) = &mut self.account.ordered {
-                let (record, _) = shard.filed(id);
-                shard.set_filed(id, ordered.enter(record, hash));
+                ordered.enter(shard, id, hash);
             }
             self.account.entries += 1;
             None
@@ -171,7 +165,7 @@ impl<S> AllLocked<'_, S> {
 
     /// While over a limit: takes out the oldest entry of all, and gives it with its shard's side.
     pub(crate) fn evict(&mut self) -> Option<(Removed, &mut S)> {
-        if !self.is_over_limits() {
+        if !self.account.is_over() {
             return None;
         }
         let (index, id) = if self.memory.is_ordered { self.named() } else { self.oldest() }?;

@@ -141,8 +141,13 @@ impl Account {
             // More than there is: the old entry has left meanwhile, and who asks is to look again.
             Some(newcomer) if newcomer.old.is_some_and(|old| old > self.bytes) => true,
             Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
-            None => !self.are_too_many(self.entries, self.bytes),
+            None => !self.is_over(),
         }
+    }
+
+    /// Whether there is more than may be.
+    fn is_over(&self) -> bool {
+        self.are_too_many(self.entries, self.bytes)
     }
 
     fn release(&mut self, charge: u64) {
@@ -312,11 +317,10 @@ impl<S> Locked<'_, S> {
     /// gives the old one.
     pub(crate) fn replace(&mut self, id: SlotId, record: Record, at: Placement) -> Record {
         let old = self.guarded.shard.replace(id, record, at);
-        if self.memory.is_ordered {
-            let (record, number) = self.guarded.shard.filed(id);
-            if let Some(ordered) = &mut self.memory.account.lock().ordered {
-                ordered.replace(number, record);
-            }
+        if self.memory.is_ordered
+            && let Some(ordered) = &mut self.memory.account.lock().ordered
+        {
+            ordered.replace(&mut self.guarded.shard, id);
         }
         old
     }
@@ -498,8 +502,7 @@ impl<S> Memory<S> {
     }
 
     pub(crate) fn over_limits(&self) -> bool {
-        let account = self.account.lock();
-        account.limits.exceeded(account.entries, account.bytes)
+        self.account.lock().is_over()
     }
 
     /// Removes the oldest entry of all shards, unless `newcomer` is older still (M3), or another

@@ -165,7 +165,7 @@ impl Ordered {
         None
     }
 
-    /// See there.
+    /// What it sets when its order has panicked.
     pub(super) fn is_lost(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_lost)
     }
@@ -186,9 +186,9 @@ impl Ordered {
         self.known.coming = (entries.saturating_sub(1), charges.saturating_sub(charge));
     }
 
-    /// Tells of an entry that comes in; gives its number.
-    pub(super) fn enter(&mut self, record: Record, hash: KeyHash) -> u32 {
-        let filed = Some(Filed { record, hash });
+    /// Tells of an entry that has come into a shard, and files it there under its number.
+    pub(super) fn enter(&mut self, shard: &mut Shard, id: SlotId, hash: KeyHash) {
+        let filed = Some(Filed { record: shard.filed(id).0, hash });
         let number = if let Some(number) = self.free.pop() {
             self.known.entries[number as usize] = filed;
             number
@@ -197,11 +197,12 @@ impl Ordered {
             u32::try_from(self.known.entries.len() - 1).unwrap_or(u32::MAX)
         };
         self.ask(|order, entries| order.insert(EntryId(number), entries));
-        number
+        shard.set_filed(id, number);
     }
 
-    /// Tells of a new value.
-    pub(super) fn replace(&mut self, number: u32, record: Record) {
+    /// Tells of a new value of an entry in a shard.
+    pub(super) fn replace(&mut self, shard: &mut Shard, id: SlotId) {
+        let (record, number) = shard.filed(id);
         let Some(Some(filed)) = self.known.entries.get_mut(number as usize) else { return };
         filed.record = record;
         self.ask(|order, entries| order.replace(EntryId(number), entries));
@@ -413,11 +414,9 @@ impl<S> Locked<'_, S> {
     /// Tells the tier's order of an entry that has come in.
     pub(super) fn enter_order(&mut self, hash: KeyHash, id: SlotId) {
         let shard = &mut self.guarded.shard;
-        let (record, _) = shard.filed(id);
-        let charge = record.charge();
         if let Some(ordered) = &mut self.memory.account.lock().ordered {
-            ordered.expect_no_more(charge);
-            shard.set_filed(id, ordered.enter(record, hash));
+            ordered.expect_no_more(shard.charge(id));
+            ordered.enter(shard, id, hash);
         }
     }
 }

@@ -419,10 +419,8 @@ fn an_order_knows_what_other_threads_are_about_to_bring_in() {
             keys.push(key);
         }
     }
-    let [first, second, third, fourth] = [3, 4, 5, 6].map(|charge| {
-        let nth = usize::try_from(charge).unwrap() - 3;
-        record(&keys[nth], charge)
-    });
+    let [first, second, third, fourth] =
+        [(0, 3), (1, 4), (2, 5), (3, 6)].map(|(nth, charge)| record(&keys[nth], charge));
     for record in [&first, &second] {
         let mut locked = memory.lock(memory.hash(record.key()));
         assert_eq!(locked.reserve_by_evicting(&newcomer(record), |_, _| ()), Room::Reserved);

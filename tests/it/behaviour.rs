@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use larder::{
-    Builder, ByteCache, ByteEntry, Cache, CacheKey, CacheValue, Entries, Entry, EntryId, Error,
-    EvictionOrder, Health, InsertOptions, Leaving, ManualClock, NewEntry, RemovalCause, Stats,
-    Strategy, Tier, Timestamp, Victim, WhenFull, WritePolicy,
+    Builder, ByteCache, ByteEntry, Cache, CacheKey, CacheValue, Entry, Error, Health,
+    InsertOptions, ManualClock, RemovalCause, Stats, Strategy, Tier, Timestamp, WhenFull,
+    WritePolicy,
 };
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::child::{Child, is_alone, nth};
+use crate::strategies::Undecided;
 use crate::support::{Rng, Watchdog, seed};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -134,20 +135,6 @@ fn every_operation_emits_an_event() {
     });
 }
 
-/// An eviction order that fails when it is to name somebody.
-#[derive(Debug)]
-struct Failing;
-
-impl EvictionOrder for Failing {
-    fn insert(&mut self, _: EntryId, _: &mut dyn Entries) {}
-
-    fn remove(&mut self, _: EntryId, _: Leaving, _: &mut dyn Entries) {}
-
-    fn victim(&mut self, _: Option<&NewEntry<'_>>, _: &mut dyn Entries) -> Option<Victim> {
-        panic!("as planned")
-    }
-}
-
 /// Uses a cache when it hears a warning.
 #[derive(Clone)]
 struct Asking(ByteCache, Arc<Mutex<Vec<u64>>>);
@@ -167,7 +154,7 @@ fn who_hears_that_an_order_panicked_can_use_the_cache() {
         return;
     }
     let _watchdog = Watchdog::start("a subscriber that uses its cache".to_owned());
-    let strategy = Strategy::custom(|| Failing);
+    let strategy = Strategy::custom(|| Undecided);
     let c = ByteCache::builder().memory_max_entries(3).strategy(strategy).open().unwrap();
     let heard = Arc::<Mutex<Vec<u64>>>::default();
     let asking = Asking(c.clone(), Arc::clone(&heard));

@@ -260,7 +260,7 @@ fn each_strategy_evicts_whom_it_says() {
 
 /// Panics when it is asked who leaves.
 #[derive(Debug)]
-struct Undecided;
+pub(crate) struct Undecided;
 
 impl EvictionOrder for Undecided {
     fn insert(&mut self, _: EntryId, _: &mut dyn Entries) {}

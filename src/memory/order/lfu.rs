@@ -104,7 +104,7 @@ impl Lfu {
         newcomer: Option<&NewEntry<'_>>,
         entries: &mut dyn Entries,
     ) -> Option<EntryId> {
-        let own = newcomer.filter(|_| self.by_bytes).map_or(1, NewEntry::charge);
+        let new = newcomer.filter(|_| self.by_bytes).map_or(1, NewEntry::charge);
         // All who come go into the window. Without those of other threads it would seem to be too small, and
         // then too large, and so nobody would have to win a contest.
         let (entries_coming, charges_coming) = entries.coming();
@@ -112,7 +112,7 @@ impl Lfu {
         loop {
             let held = self.held(WINDOW) + others;
             let share = self.share.of(held + self.held(BODY) + self.held(EDGE));
-            if held.saturating_add(own) <= share
+            if held.saturating_add(new) <= share
                 && let Some(resident) = self.resident(entries)
             {
                 return Some(resident);

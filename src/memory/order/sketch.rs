@@ -62,27 +62,21 @@ impl Sketch {
 
     /// How often this key was asked for, about.
     pub(super) fn estimate(&self, hash: u64) -> u32 {
-        let places = places(hash);
-        let Some(block) = self.blocks().get(self.block(hash)) else { return 0 };
-        u32::try_from(least(block, &places)).unwrap_or(0)
+        let Some(block) = self.words.as_chunks().0.get(self.block(hash)) else { return 0 };
+        u32::try_from(least(block, &places(hash))).unwrap_or(0)
     }
 
-    /// Counts that this key was asked for so often more; gives the new estimate.
-    pub(super) fn add(&mut self, hash: u64, times: u32) -> u32 {
+    /// Counts that this key was asked for so often more.
+    pub(super) fn add(&mut self, hash: u64, times: u32) {
         let (places, nth) = (places(hash), self.block(hash));
         self.additions += u64::from(times);
-        let Some(block) = self.words.as_chunks_mut().0.get_mut(nth) else { return 0 };
+        let Some(block) = self.words.as_chunks_mut().0.get_mut(nth) else { return };
         let count = (least(block, &places) + u64::from(times)).min(COUNT_MAX);
         for (word, shift) in places {
             let word = &mut block[word % BLOCK_WORDS];
             let now = *word >> shift & 15;
             *word += (now.max(count) - now) << shift;
         }
-        u32::try_from(count).unwrap_or(0)
-    }
-
-    fn blocks(&self) -> &[[u64; BLOCK_WORDS]] {
-        self.words.as_chunks().0
     }
 
     /// The block of a key.
