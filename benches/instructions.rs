@@ -27,7 +27,7 @@ const TOLERANCE: f64 = 3.0;
 /// What is counted.
 type Operation = (&'static str, fn(&Material) -> Result<(), Box<dyn Error>>);
 
-const OPERATIONS: [Operation; 8] = [
+const OPERATIONS: [Operation; 9] = [
     ("hit", |material| material.count(|cache, key, _| found(cache.get(key)?.as_ref()))),
     ("hit, get_into", |material| {
         let mut buffer = Vec::with_capacity(VALUE_BYTES);
@@ -48,24 +48,25 @@ const OPERATIONS: [Operation; 8] = [
             Ok(was)
         })
     }),
-    ("disk hit", |material| {
-        let folder = tempfile::tempdir()?;
-        let cache = on_disk(folder.path())?;
-        material.fill(&cache)?;
-        cache.flush()?;
-        material.count_in(&cache, |cache, key, _| found(cache.get(key)?.as_ref()))
-    }),
+    ("disk hit", |material| material.count_disk_hits(PAGES_BYTES)),
+    ("disk hit, long file", |material| material.count_disk_hits(FEW_PAGES_BYTES)),
     ("write encode", |material| {
         let folder = tempfile::tempdir()?;
-        let cache = on_disk(folder.path())?;
+        let cache = on_disk(folder.path(), PAGES_BYTES)?;
         material.count_in(&cache, |cache, key, value| cache.insert(key, value).map(|()| true))
     }),
 ];
 
+/// A page cache that holds the whole file.
+const PAGES_BYTES: usize = 64 << 20;
+/// One that holds the index, and is shorter than the file.
+const FEW_PAGES_BYTES: usize = 4 << 20;
+
 /// Nothing in memory, and a queue that takes all there is.
-fn on_disk(folder: &Path) -> larder::Result<ByteCache> {
+fn on_disk(folder: &Path, pages_bytes: usize) -> larder::Result<ByteCache> {
     ByteCache::builder()
         .path(folder.join("instructions.larder"))
+        .disk_cache_bytes(pages_bytes)
         .memory_max_entries(0)
         .write_policy(WritePolicy::Behind {
             max_delay: std::time::Duration::from_secs(3600),
@@ -114,6 +115,14 @@ impl Material {
         operation: impl FnMut(&ByteCache, &Key, &[u8]) -> larder::Result<bool>,
     ) -> Result<(), Box<dyn Error>> {
         self.count_in(&self.cache, operation)
+    }
+
+    fn count_disk_hits(&self, pages_bytes: usize) -> Result<(), Box<dyn Error>> {
+        let folder = tempfile::tempdir()?;
+        let cache = on_disk(folder.path(), pages_bytes)?;
+        self.fill(&cache)?;
+        cache.flush()?;
+        self.count_in(&cache, |cache, key, _| found(cache.get(key)?.as_ref()))
     }
 
     fn count_in(

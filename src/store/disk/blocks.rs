@@ -49,6 +49,8 @@ use twox_hash::XxHash3_64;
 
 use crate::record::{Header, Record};
 use crate::store::disk::holding::{Holding, Step};
+use crate::store::disk::leaf::Leaf;
+use crate::store::disk::places::Places;
 use crate::store::disk::schema::{FORMAT_VERSION, split_row};
 use crate::sync::{Mutex, RwLock};
 
@@ -71,7 +73,7 @@ const IS_SURE: u8 = 4;
 pub(super) const BLOCK: usize = 4096;
 pub(super) const BLOCK_BYTES: u64 = BLOCK as u64;
 /// Blocks that one block of sums covers.
-const GROUP: u64 = BLOCK_BYTES / 4;
+pub(super) const GROUP: u64 = BLOCK_BYTES / 4;
 
 type Head = [u8; HEAD_BYTES];
 
@@ -115,7 +117,8 @@ impl Watch {
         self.hurt.load(Ordering::Acquire)
     }
 
-    fn check(&self) -> io::Result<()> {
+    /// An error if nothing may be read or written any more.
+    pub(super) fn check(&self) -> io::Result<()> {
         if self.is_given_up.load(Ordering::Acquire) {
             return Err(io::Error::other("the cache file was given up"));
         }
@@ -177,6 +180,7 @@ pub(super) struct Blocks {
     /// The number of the head that is whole, and in which sector it is.
     head: Mutex<(u64, usize)>,
     watch: Arc<Watch>,
+    places: Arc<Places>,
 }
 
 fn invalid(what: String) -> io::Error {
@@ -221,17 +225,10 @@ fn sum_of(block: &[u8]) -> u32 {
 
 /// Whether a damaged page is one of rows with its layout whole, and rows that are damaged: redb can read
 /// it, and each row says whether it is sound. Where all are sound it is a page of another place or time.
-/// redb's leaf with keys of eight bytes: `|1|0|count 2|ends of values 4 each|keys|values|`.
 fn holds_damaged_rows(page: &[u8]) -> bool {
-    let Some(([1, _, low, high], _)) = page.split_first_chunk() else { return false };
-    let count = usize::from(u16::from_le_bytes([*low, *high]));
-    let mut start = 4 + 12 * count;
     let (mut are_rows, mut is_damaged) = (false, false);
-    for nth in 0..count {
-        let end = page.get(4 + 4 * nth..).and_then(<[u8]>::first_chunk);
-        let end = end.and_then(|end| usize::try_from(u32::from_le_bytes(*end)).ok());
-        let Some(value) = end.and_then(|end| page.get(start..end)) else { return false };
-        start += value.len();
+    for value in Leaf::of(page).into_iter().flat_map(Leaf::values) {
+        let Some(value) = value else { return false };
         let row = split_row(value);
         are_rows |= row.is_some_and(|(key, row)| Header::parse(row, key.len()).is_ok());
         is_damaged |= row.is_none_or(|(key, row)| Header::check(row, key).is_err());
@@ -250,9 +247,9 @@ fn empty(page: &mut [u8]) {
 
 impl Blocks {
     /// The storage in a file.
-    pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, places: Arc<Places>) -> Self {
         // The first head goes to the first sector.
-        Self { file, groups: RwLock::default(), head: Mutex::new((0, 1)), watch }
+        Self { file, groups: RwLock::default(), head: Mutex::new((0, 1)), watch, places }
     }
 
     /// Reads the sums of a group, unless they are known.
@@ -388,6 +385,24 @@ impl Blocks {
     }
 }
 
+/// Some bytes that are all in one place in the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) offset: u64,
+    pub(super) len: usize,
+}
+
+impl Span {
+    /// Those in this range from the beginning of a block on; `None` if they are not in one place.
+    pub(super) fn of(block: u64, range: std::ops::Range<usize>) -> Option<Self> {
+        let blocks = range.end.div_ceil(BLOCK) as u64;
+        let nth = block % GROUP;
+        let is_one_place = if nth == 0 { blocks <= 1 } else { nth + blocks <= GROUP };
+        let offset = place_of(block) * BLOCK_BYTES + range.start as u64;
+        is_one_place.then_some(Self { offset, len: range.len() })
+    }
+}
+
 /// Whole blocks in runs that are all in one place in the file: the first, and what part of the bytes.
 /// The first block of a group is alone, since its sums are behind it.
 fn runs(
@@ -430,10 +445,11 @@ impl StorageBackend for Blocks {
             self.file.read(place_of(first) * BLOCK_BYTES, out)?;
             bad = bad.or(self.damaged_of(first, out.as_chunks().0)?);
         }
-        match bad {
-            Some(block) => self.damaged(offset / BLOCK_BYTES, block, out),
-            None => Ok(()),
+        if let Some(block) = bad {
+            return self.damaged(offset / BLOCK_BYTES, block, out);
         }
+        self.places.note(offset / BLOCK_BYTES, out);
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -443,6 +459,7 @@ impl StorageBackend for Blocks {
             self.load(blocks / GROUP)?;
         }
         self.file.step(Step::Len(places_for(blocks) * BLOCK_BYTES))?;
+        self.places.set_len(len);
         let mut groups = self.groups.write();
         groups.truncate(index(blocks.div_ceil(GROUP))?);
         // What is behind the end is zeros if it ever comes back.
@@ -483,203 +500,10 @@ impl StorageBackend for Blocks {
                 group.is_changed = true;
             }
         }
+        self.places.note(offset / BLOCK_BYTES, bytes);
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::record::{NEVER, Seal};
-    use crate::store::disk::volume::Device;
-
-    /// A file in memory, of which a test has another handle.
-    #[derive(Debug, Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
-
-    impl Device for Memory {
-        fn len(&self) -> io::Result<u64> {
-            Ok(self.0.lock().len() as u64)
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            let (file, from) = (self.0.lock(), index(offset)?);
-            let there = file.get(from..from + out.len()).ok_or(ErrorKind::UnexpectedEof)?;
-            out.copy_from_slice(there);
-            Ok(())
-        }
-
-        fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-            let (mut file, from) = (self.0.lock(), index(offset)?);
-            let end = from + bytes.len();
-            let len = file.len().max(end);
-            file.resize(len, 0);
-            file[from..end].copy_from_slice(bytes);
-            Ok(())
-        }
-
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.lock().resize(index(len)?, 0);
-            Ok(())
-        }
-
-        fn sync(&self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn blocks(file: &Memory, is_held: bool) -> (Blocks, Arc<Holding>) {
-        let holding = Holding::new(Box::new(file.clone()), is_held).unwrap();
-        (Blocks::new(Arc::clone(&holding), Arc::default()), holding)
-    }
-
-    #[derive(Debug, Clone)]
-    enum Call {
-        Write(u64, u64, u8),
-        Read(u64, u64),
-        Len(u64),
-        Head(u8),
-        Reopen,
-    }
-
-    fn calls() -> impl Strategy<Value = Vec<Call>> {
-        // Where groups meet, and at both ends.
-        let block = prop_oneof![1..4_u64, GROUP - 3..GROUP + 3];
-        let len = prop_oneof![1..5_u64, GROUP - 2..GROUP + 4];
-        let call = prop_oneof![
-            4 => (block.clone(), 1..5_u64, any::<u8>()).prop_map(|(at, n, b)| Call::Write(at, n, b)),
-            4 => (block, 1..5_u64).prop_map(|(at, n)| Call::Read(at, n)),
-            2 => len.prop_map(Call::Len),
-            1 => any::<u8>().prop_map(Call::Head),
-            1 => Just(Call::Reopen),
-        ];
-        proptest::collection::vec(call, 1..60)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100))]
-
-        /// What redb sees is a plain file, also while it is held, and after it is released.
-        #[test]
-        fn it_is_a_file(calls in calls(), is_held: bool) {
-            let file = Memory::default();
-            let (mut storage, mut holding) = blocks(&file, is_held);
-            let mut model = vec![0; BLOCK];
-            storage.set_len(BLOCK_BYTES).unwrap();
-            storage.write(0, &[0; 320]).unwrap();
-            for call in calls {
-                let there = model.len() as u64 / BLOCK_BYTES;
-                match call {
-                    Call::Write(at, count, byte) if at + count <= there => {
-                        let range = index(at * BLOCK_BYTES)?..index((at + count) * BLOCK_BYTES)?;
-                        model[range.clone()].fill(byte);
-                        storage.write(at * BLOCK_BYTES, &model[range]).unwrap();
-                    }
-                    Call::Read(at, count) => {
-                        let mut out = vec![1; index(count * BLOCK_BYTES)?];
-                        let read = storage.read(at * BLOCK_BYTES, &mut out);
-                        prop_assert_eq!(read.is_ok(), at + count <= there, "{:?}", read);
-                        if at + count <= there {
-                            let from = index(at * BLOCK_BYTES)?;
-                            prop_assert!(out == model[from..from + out.len()]);
-                        }
-                    }
-                    Call::Len(count) => {
-                        model.resize(index(count * BLOCK_BYTES)?, 0);
-                        storage.set_len(count * BLOCK_BYTES).unwrap();
-                    }
-                    Call::Head(byte) => {
-                        model[..320].fill(byte);
-                        storage.write(0, &model[..320]).unwrap();
-                    }
-                    Call::Write(..) => {}
-                    Call::Reopen => {
-                        storage.sync_data().unwrap();
-                        holding.release().unwrap();
-                        (storage, holding) = blocks(&file, is_held);
-                    }
-                }
-                prop_assert_eq!(storage.len().unwrap(), model.len() as u64);
-                let mut head = [0; 320];
-                storage.read(0, &mut head).unwrap();
-                // Flags are those of a head that is whole.
-                prop_assert!(head == model[..320] || model[9] != head[9]);
-            }
-        }
-    }
-
-    #[test]
-    fn a_held_file_stays_as_it_is() {
-        let file = Memory::default();
-        let (storage, _) = blocks(&file, false);
-        storage.set_len(3 * BLOCK_BYTES).unwrap();
-        for byte in [1, 2] {
-            storage.write(0, &[byte; 320]).unwrap();
-        }
-        storage.write(BLOCK_BYTES, &[7; BLOCK]).unwrap();
-        storage.sync_data().unwrap();
-        let before = file.0.lock().clone();
-        let (storage, holding) = blocks(&file, true);
-        storage.write(0, &[3; 320]).unwrap();
-        storage.write(BLOCK_BYTES, &[8; BLOCK]).unwrap();
-        storage.set_len(2 * BLOCK_BYTES).unwrap();
-        storage.sync_data().unwrap();
-        assert!(*file.0.lock() == before);
-        let mut out = [0; BLOCK];
-        storage.read(BLOCK_BYTES, &mut out).unwrap();
-        assert_eq!(out, [8; BLOCK]);
-        holding.release().unwrap();
-        let (storage, _) = blocks(&file, false);
-        storage.read(BLOCK_BYTES, &mut out).unwrap();
-        assert_eq!((out, storage.len().unwrap()), ([8; BLOCK], 2 * BLOCK_BYTES));
-    }
-
-    /// Each byte of each block, of the sums and of the heads.
-    #[test]
-    fn whatever_is_flipped_is_met() {
-        let file = Memory::default();
-        let (storage, _) = blocks(&file, false);
-        storage.set_len(3 * BLOCK_BYTES).unwrap();
-        storage.write(BLOCK_BYTES, &[7; BLOCK]).unwrap();
-        storage.write(0, &[4; 320]).unwrap();
-        storage.write(0, &[4; 320]).unwrap();
-        storage.sync_data().unwrap();
-        let sound = file.0.lock().clone();
-        // Sums from 4096, then the block that was written and the one that was not.
-        for at in (0..16).chain(500..520).chain((4_096..4_108).chain(8_192..16_384).step_by(7)) {
-            file.0.lock()[at] ^= 0x10;
-            let (storage, _) = blocks(&file, false);
-            let mut head = [0; 320];
-            assert!(storage.read(0, &mut head).is_ok(), "the other head is whole");
-            let is_unsure = head[9] != 4;
-            let mut out = [0; 2 * BLOCK];
-            let read = storage.read(BLOCK_BYTES, &mut out);
-            // The first sum is of the head, and of no use.
-            let is_met = at < 1_024 && is_unsure || (4_096..4_100).contains(&at) || read.is_err();
-            assert!(is_met, "{at}");
-            *file.0.lock() = sound.clone();
-        }
-    }
-
-    #[test]
-    fn rows_are_told_from_other_pages() {
-        let mut page = [0; BLOCK];
-        assert!(!holds_damaged_rows(&page));
-        empty(&mut page);
-        assert!(!holds_damaged_rows(&page));
-        assert!(!holds_damaged_rows(&[]));
-        assert!(!holds_damaged_rows(&[1, 0, 255, 255]));
-        let record = Record::of_key(b"key").redated(5, NEVER, Seal::Checksummed);
-        let row = [&3_u16.to_le_bytes()[..], b"key", record.row()].concat();
-        let end = u32::try_from(16 + row.len()).unwrap().to_le_bytes();
-        let leaf = [&[1, 0, 1, 0][..], &end, &9_u64.to_le_bytes(), &row].concat();
-        page[..leaf.len()].copy_from_slice(&leaf);
-        assert!(!holds_damaged_rows(&page), "all are sound");
-        page[16 + 5] ^= 1;
-        assert!(holds_damaged_rows(&page), "its checksum is wrong");
-        page[16] = 4;
-        assert!(!holds_damaged_rows(&page), "it is no row");
-    }
-}
+pub(super) mod tests;

@@ -7,7 +7,8 @@
 //!
 //! Readers use the [`Snapshot`] of the last commit: a read transaction with its tables open, which
 //! the writer replaces after each commit, so that no old one stays alive and keeps pages from being
-//! reused. Nobody outside this folder sees a guard of redb's.
+//! reused. Rows of a file that is longer than its page cache they read past redb (`places.rs`). Nobody
+//! outside this folder sees a guard of redb's.
 //!
 //! After an error of the device redb refuses everything until it is opened anew; [`Writer::reopen`]
 //! does that, and the batch number in the totals tells whether a failed commit had happened.
@@ -39,9 +40,11 @@ mod compact;
 mod evict;
 mod failure;
 mod holding;
+mod leaf;
 mod lock;
 mod mark;
 mod open;
+mod places;
 mod ranks;
 mod read;
 mod reserve;

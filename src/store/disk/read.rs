@@ -11,6 +11,7 @@ use crate::hash::KeyHash;
 use crate::record::{BadRow, Record};
 use crate::store::disk::blocks::Watch;
 use crate::store::disk::failure::{Failure, guarded_mildly};
+use crate::store::disk::places::Places;
 use crate::store::disk::schema::{INDEX, ROWS, split_row};
 use crate::store::disk::volume::Base;
 use crate::sync::Mutex;
@@ -25,6 +26,7 @@ pub(crate) struct Snapshot {
     pub(super) epoch: u64,
     pub(super) schema_version: u32,
     watch: Arc<Watch>,
+    places: Arc<Places>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -104,8 +106,8 @@ impl Snapshot {
         let transaction = database.begin_read()?;
         let index = transaction.open_table(INDEX)?;
         let rows = transaction.open_table(ROWS)?;
-        let watch = database.shared_watch();
-        Ok(Self { transaction, index, rows, memo, epoch, schema_version, watch })
+        let (watch, places) = (database.shared_watch(), database.shared_places());
+        Ok(Self { transaction, index, rows, memo, epoch, schema_version, watch, places })
     }
 
     /// Whether pages that lead to rows are damaged: those are counted when the file heals.
@@ -130,17 +132,26 @@ impl Snapshot {
 
     /// The row at a place; `None` if it is not this key's.
     fn row(&self, key: &[u8], place: u64, stamp: u64) -> Result<Option<Lookup>, Failure> {
+        // What is not sound is for redb to find.
+        let is_sound = |lookup: &Lookup| !matches!(lookup, Lookup::Damaged);
+        let look = |stored: &[u8]| self.lookup(key, stored, stamp).filter(is_sound);
+        if let Some(lookup) = self.places.look(place, look) {
+            return Ok(Some(lookup));
+        }
         let Some(guard) = self.rows.get(place)? else { return Ok(None) };
-        let Some((_, row)) = split_row(guard.value()).filter(|(name, _)| *name == key) else {
-            return Ok(None);
-        };
-        Ok(Some(match Record::from_row(key, row) {
+        Ok(self.lookup(key, guard.value(), stamp))
+    }
+
+    /// What is stored at a place; `None` if it is not this key's.
+    fn lookup(&self, key: &[u8], stored: &[u8], stamp: u64) -> Option<Lookup> {
+        let (_, row) = split_row(stored).filter(|(name, _)| *name == key)?;
+        Some(match Record::from_row(key, row) {
             Ok(record) if record.header().schema == self.schema_version => {
                 Lookup::Row(Row { record, stamp })
             }
             Ok(_) => Lookup::Nothing,
             Err(BadRow::Newer | BadRow::Shape | BadRow::Checksum) => Lookup::Damaged,
-        }))
+        })
     }
 
     /// Whether there is an entry of `key`, whatever its age.

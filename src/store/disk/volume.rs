@@ -12,6 +12,7 @@ use redb::{Builder, Database, StorageBackend};
 use crate::store::disk::blocks::{Blocks, Watch};
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::holding::Holding;
+use crate::store::disk::places::Places;
 use crate::sync::atomic::Ordering;
 
 /// Stands in for a file system, so that a test can say what becomes of each write.
@@ -169,7 +170,9 @@ impl Device for InFolder {
 /// As opening a file has them.
 pub fn storage(path: &Path) -> io::Result<impl StorageBackend> {
     let file = File::options().read(true).write(true).open(path)?;
-    Ok(Blocks::new(Holding::new(Box::new(InFolder(file)), false)?, Arc::default()))
+    let file = Holding::new(Box::new(InFolder(file)), false)?;
+    let places = Places::new(Arc::clone(&file), Arc::default(), 0);
+    Ok(Blocks::new(file, Arc::default(), Arc::new(places)))
 }
 
 /// An open database. Closing one that has failed may fail again, or panic: that stays here.
@@ -178,15 +181,19 @@ pub(super) struct Base {
     database: Option<Database>,
     file: Arc<Holding>,
     watch: Arc<Watch>,
+    places: Arc<Places>,
 }
 
 impl Base {
     fn over(cache_bytes: usize, file: Arc<Holding>, is_lenient: bool) -> Result<Self, Failure> {
         let watch = Arc::<Watch>::default();
         watch.is_lenient.store(is_lenient, Ordering::Release);
-        let blocks = Blocks::new(Arc::clone(&file), Arc::clone(&watch));
-        let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(blocks)?;
-        Ok(Self { database: Some(database), file, watch })
+        let places = Places::new(Arc::clone(&file), Arc::clone(&watch), cache_bytes);
+        let places = Arc::new(places);
+        let blocks = Blocks::new(Arc::clone(&file), Arc::clone(&watch), Arc::clone(&places));
+        let for_pages = cache_bytes.saturating_sub(Places::bytes(cache_bytes));
+        let database = Builder::new().set_cache_size(for_pages).create_with_backend(blocks)?;
+        Ok(Self { database: Some(database), file, watch, places })
     }
 
     /// The database as redb left it, opened anew, where there is no damage any more.
@@ -224,6 +231,11 @@ impl Base {
     /// Likewise, for whoever reads it.
     pub(super) fn shared_watch(&self) -> Arc<Watch> {
         Arc::clone(&self.watch)
+    }
+
+    /// Where its rows are, likewise.
+    pub(super) fn shared_places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
     }
 
     /// What is known of the file's damage.
