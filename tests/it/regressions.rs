@@ -197,3 +197,79 @@ fn a_purge_takes_what_is_still_queued_along() {
     cache.flush().unwrap();
     assert_eq!((cache.len(), cache.disk_len()), (0, 0));
 }
+
+/// With less than the file in the page cache, and nothing in memory.
+fn on_disk_alone(folder: &Path) -> ByteCache {
+    let builder = ByteCache::builder().path(folder.join("cache.larder")).memory_max_entries(0);
+    builder.disk_cache_bytes(1 << 16).write_policy(WritePolicy::Through).open().unwrap()
+}
+
+/// Where pages were taken for pages of rows by what was on them, a key could be one, and answer for another
+/// key.
+#[test]
+fn a_key_that_is_like_a_page_of_rows_answers_for_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let builder = ByteCache::builder().path(folder.path().join("cache.larder"));
+    let builder = builder.memory_max_entries(0).max_key_bytes(4_096).disk_cache_bytes(1 << 16);
+    let cache = builder.write_policy(WritePolicy::Through).open().unwrap();
+    for n in 0..200_u32 {
+        cache.insert(&n.to_be_bytes(), &[7; 1_000]).unwrap();
+    }
+    cache.insert(b"other", b"its own").unwrap();
+    for n in 200..250_u32 {
+        cache.insert(&n.to_be_bytes(), &[7; 1_000]).unwrap();
+    }
+    assert_eq!(cache.get(b"other").unwrap().as_deref(), Some(&b"its own"[..]));
+    // The row that another value of it would have, as the index would have it behind a place.
+    let value = [b'!'; 3_000];
+    let mut row = vec![0; 24];
+    row[4] = 1;
+    row[6..8].copy_from_slice(&5_u16.to_le_bytes());
+    row[8..12].copy_from_slice(&3_000_u32.to_le_bytes());
+    row[16..24].copy_from_slice(&1_u64.to_le_bytes());
+    row.extend(value);
+    let crc = crc32fast::hash(&[&b"other"[..], &row[4..]].concat());
+    row[..4].copy_from_slice(&crc.to_le_bytes());
+    for place in 195..206_u64 {
+        let key = [&place.to_le_bytes()[..], &5_u16.to_le_bytes(), b"other", &row].concat();
+        cache.insert(&key, b"x").unwrap();
+        assert_eq!(cache.get(b"other").unwrap().as_deref(), Some(&b"its own"[..]), "{place}");
+    }
+}
+
+/// A block that became, while the file was open, what it was in an earlier session.
+#[test]
+fn a_block_that_went_back_does_not_bring_a_removed_value_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.larder");
+    let block_of = |file: &[u8], text: &[u8]| {
+        let at = file.windows(text.len()).rposition(|window| window == text).unwrap();
+        at / 4_096 * 4_096
+    };
+    let value = |text: &[u8], rest: u8| [text, &[rest; 3_000]].concat();
+    let cache = on_disk_alone(folder.path());
+    for n in 0..400_u32 {
+        cache.insert(&n.to_be_bytes(), &[7; 1_000]).unwrap();
+    }
+    cache.insert(b"key", &value(b"the old one", 1)).unwrap();
+    let file = std::fs::read(&path).unwrap();
+    let old = file[block_of(&file, b"the old one")..][..4_096].to_vec();
+    assert!(cache.remove(b"key").unwrap().is_some());
+    cache.close().unwrap();
+    let cache = on_disk_alone(folder.path());
+    cache.insert(b"key", &value(b"the new one", 2)).unwrap();
+    for _ in 0..3 {
+        let found = cache.get(b"key").unwrap().unwrap();
+        assert!(found.starts_with(b"the new one"));
+        // Pushes its page out of redb's cache.
+        for n in 0..400_u32 {
+            assert!(cache.get(&n.to_be_bytes()).unwrap().is_some());
+        }
+    }
+    let file = std::fs::read(&path).unwrap();
+    let at = block_of(&file, b"the new one") as u64;
+    let device = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&device, &old, at).unwrap();
+    let found = cache.get(b"key").unwrap();
+    assert!(found.is_none_or(|found| found.starts_with(b"the new one")));
+}

@@ -70,7 +70,7 @@ impl Setup {
             .path(PATH)
             .volume(Arc::new(sim.clone()))
             .memory_max_entries(self.memory)
-            .disk_cache_bytes(1 << 20)
+            .disk_cache_bytes(if self.memory.is_multiple_of(2) { 1 << 12 } else { 1 << 20 })
             .shards(2)
             .write_policy(policy)
             .disk_strategy(self.strategy)

@@ -243,7 +243,7 @@ fn open(path: &Path, on_damage: DamagePolicy, strategy: DiskStrategy) -> larder:
         .write_policy(policy)
         .clock(ManualClock::new(Timestamp::from_secs(1_000_000)))
         .memory_max_entries(20)
-        .disk_cache_bytes(1 << 20)
+        .disk_cache_bytes(if strategy == DiskStrategy::Lru { 1 << 12 } else { 1 << 20 })
         .disk_strategy(strategy)
         .open()
 }

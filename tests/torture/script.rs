@@ -127,7 +127,7 @@ impl Plan {
             .write_policy(self.policy)
             .on_damage(DamagePolicy::Fail)
             .shards(self.shards)
-            .disk_cache_bytes(1 << 20)
+            .disk_cache_bytes(if self.shards.is_multiple_of(2) { 1 << 12 } else { 1 << 20 })
             .disk_strategy(self.strategy)
             .clock(clock.clone());
         if self.kind == Kind::AtFlush {

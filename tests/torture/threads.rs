@@ -106,6 +106,8 @@ impl Case {
         let mut builder = ByteCache::builder().shards(self.shards);
         if let Some(policy) = self.policy {
             builder = builder.path(folder.join("cache.larder")).write_policy(policy);
+            // So that rows are read past redb.
+            builder = builder.disk_cache_bytes(1 << 12);
         }
         let [entries, bytes] = self.memory;
         builder = entries.into_iter().fold(builder, larder::Builder::memory_max_entries);

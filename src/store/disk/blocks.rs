@@ -42,7 +42,7 @@
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::StorageBackend;
 use twox_hash::XxHash3_64;
@@ -133,34 +133,52 @@ impl Watch {
     }
 }
 
-thread_local! {
-    static IS_MILD: Cell<bool> = const { Cell::new(false) };
+/// How this thread reads.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    is_mild: bool,
+    /// In the table of rows of a commit.
+    is_of_rows: bool,
 }
 
-/// Sets how this thread reads, until it is dropped.
-struct Reading(bool);
+thread_local! {
+    static HOW: Cell<How> = const { Cell::new(How { is_mild: false, is_of_rows: false }) };
+}
+
+/// What it was, to be again when this is dropped.
+struct Reading(How);
 
 impl Reading {
-    fn set(mild: bool) -> Self {
-        Self(IS_MILD.replace(mild))
+    fn set(change: impl FnOnce(&mut How)) -> Self {
+        let before = HOW.get();
+        let mut how = before;
+        change(&mut how);
+        HOW.set(how);
+        Self(before)
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        IS_MILD.set(self.0);
+        HOW.set(self.0);
     }
 }
 
 /// Reads rows, which may be damaged.
 pub(super) fn mildly<R>(read: impl FnOnce() -> R) -> R {
-    let _reading = Reading::set(true);
+    let _reading = Reading::set(|how| how.is_mild = true);
     read()
 }
 
 /// Reads what leads to them, amid that.
 pub(super) fn strictly<R>(read: impl FnOnce() -> R) -> R {
-    let _reading = Reading::set(false);
+    let _reading = Reading::set(|how| how.is_mild = false);
+    read()
+}
+
+/// Reads in the table of rows of a commit, so that what is met is noted ([`Places`]).
+pub(super) fn noting<R>(read: impl FnOnce() -> R) -> R {
+    let _reading = Reading::set(|how| how.is_of_rows = true);
     read()
 }
 
@@ -168,15 +186,67 @@ pub(super) fn strictly<R>(read: impl FnOnce() -> R) -> R {
 #[derive(Debug)]
 struct Group {
     sums: [u32; BLOCK / 4],
+    /// A bit for each block that was read as a page of rows, and not written since.
+    rows: [AtomicU64; BLOCK / 4 / 64],
     /// Whether the file has others.
     is_changed: bool,
+}
+
+impl Group {
+    /// The word that has the bit of a block, and the bit.
+    fn bit(&self, nth: usize) -> Option<(&AtomicU64, u64)> {
+        Some((self.rows.get(nth / 64)?, 1 << (nth % 64)))
+    }
+
+    /// Takes over what was written from a block on.
+    fn set(&mut self, nth: usize, sums: &[u32]) {
+        for (nth, sum) in (nth..).zip(sums) {
+            if let Some(known) = self.sums.get_mut(nth) {
+                *known = *sum;
+            }
+            if let Some((word, bit)) = self.bit(nth) {
+                word.fetch_and(!bit, Ordering::Relaxed);
+            }
+        }
+        self.is_changed = true;
+    }
+}
+
+/// The groups of a file, as far as they are known; shared with who reads rows past redb.
+#[derive(Debug, Default)]
+pub(super) struct Groups(RwLock<Vec<Option<Box<Group>>>>);
+
+impl Groups {
+    fn with<R>(&self, block: u64, look: impl FnOnce(&Group, usize) -> R) -> Option<R> {
+        let (group, nth) = (index(block / GROUP).ok()?, index(block % GROUP).ok()?);
+        Some(look(self.0.read().get(group)?.as_ref()?, nth))
+    }
+
+    /// Notes that a block is a page of rows.
+    fn note(&self, block: u64) {
+        self.with(block, |group, nth| {
+            if let Some((word, bit)) = group.bit(nth) {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Whether a block has this content, and was a page of rows when it was written.
+    pub(super) fn has_rows(&self, block: u64, content: &[u8; BLOCK]) -> bool {
+        let has = |group: &Group, nth: usize| {
+            let is_noted =
+                group.bit(nth).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0);
+            is_noted && group.sums.get(nth) == Some(&sum_of(content))
+        };
+        self.with(block, has).unwrap_or(false)
+    }
 }
 
 /// A file, as redb's storage.
 #[derive(Debug)]
 pub(super) struct Blocks {
     file: Arc<Holding>,
-    groups: RwLock<Vec<Option<Box<Group>>>>,
+    groups: Arc<Groups>,
     /// The number of the head that is whole, and in which sector it is.
     head: Mutex<(u64, usize)>,
     watch: Arc<Watch>,
@@ -188,7 +258,7 @@ fn invalid(what: String) -> io::Error {
 }
 
 /// Where a block is in the file, in blocks.
-fn place_of(block: u64) -> u64 {
+pub(super) fn place_of(block: u64) -> u64 {
     let (group, nth) = (block / GROUP, block % GROUP);
     group * (GROUP + 1) + if nth == 0 { 0 } else { nth + 1 }
 }
@@ -249,16 +319,17 @@ impl Blocks {
     /// The storage in a file.
     pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, places: Arc<Places>) -> Self {
         // The first head goes to the first sector.
-        Self { file, groups: RwLock::default(), head: Mutex::new((0, 1)), watch, places }
+        let groups = Arc::clone(places.groups());
+        Self { file, groups, head: Mutex::new((0, 1)), watch, places }
     }
 
     /// Reads the sums of a group, unless they are known.
     fn load(&self, group: u64) -> io::Result<()> {
         let at = index(group)?;
-        if self.groups.read().get(at).is_some_and(Option::is_some) {
+        if self.groups.0.read().get(at).is_some_and(Option::is_some) {
             return Ok(());
         }
-        let mut groups = self.groups.write();
+        let mut groups = self.groups.0.write();
         if groups.len() <= at {
             groups.resize_with(at + 1, || None);
         }
@@ -269,7 +340,8 @@ impl Blocks {
             for (sum, bytes) in sums.iter_mut().zip(block.as_chunks().0) {
                 *sum = u32::from_le_bytes(*bytes);
             }
-            *missing = Some(Box::new(Group { sums, is_changed: false }));
+            let rows = [const { AtomicU64::new(0) }; BLOCK / 4 / 64];
+            *missing = Some(Box::new(Group { sums, rows, is_changed: false }));
         }
         Ok(())
     }
@@ -278,7 +350,7 @@ impl Blocks {
     fn damaged_of(&self, first: u64, blocks: &[[u8; BLOCK]]) -> io::Result<Option<u64>> {
         let (group, nth) = (index(first / GROUP)?, index(first % GROUP)?);
         loop {
-            if let Some(Some(group)) = self.groups.read().get(group) {
+            if let Some(Some(group)) = self.groups.0.read().get(group) {
                 let sums = group.sums.iter().skip(nth);
                 let wrong = blocks.iter().zip(sums).position(|(block, sum)| sum_of(block) != *sum);
                 return Ok(wrong.map(|nth| first + nth as u64));
@@ -290,7 +362,7 @@ impl Blocks {
     /// Writes the sums that changed (B2).
     fn write_sums(&self) -> io::Result<()> {
         let mut changed = Vec::new();
-        for (number, group) in self.groups.write().iter_mut().enumerate() {
+        for (number, group) in self.groups.0.write().iter_mut().enumerate() {
             if let Some(group) = group.as_mut().filter(|group| group.is_changed) {
                 group.is_changed = false;
                 changed.push((number, group.sums));
@@ -303,7 +375,7 @@ impl Blocks {
             }
             let written = self.file.write(place_of_sums(*number as u64) * BLOCK_BYTES, &block);
             if written.is_err() {
-                let mut groups = self.groups.write();
+                let mut groups = self.groups.0.write();
                 for (number, _) in changed.iter().skip(nth) {
                     if let Some(Some(group)) = groups.get_mut(*number) {
                         group.is_changed = true;
@@ -369,7 +441,7 @@ impl Blocks {
     #[cold]
     fn damaged(&self, first: u64, block: u64, page: &mut [u8]) -> io::Result<()> {
         self.watch.is_damaged.store(true, Ordering::Release);
-        let is_mild = IS_MILD.get() && !self.watch.is_new.load(Ordering::Acquire);
+        let is_mild = HOW.get().is_mild && !self.watch.is_new.load(Ordering::Acquire);
         let is_lenient = self.watch.is_lenient.load(Ordering::Acquire);
         // With more blocks behind it, the first of another page has rows that look damaged too.
         let is_here = block > first || page.len() == BLOCK;
@@ -382,24 +454,6 @@ impl Blocks {
             return Ok(());
         }
         Err(invalid(format!("block {block} of the cache file is damaged")))
-    }
-}
-
-/// Some bytes that are all in one place in the file.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
-    pub(super) offset: u64,
-    pub(super) len: usize,
-}
-
-impl Span {
-    /// Those in this range from the beginning of a block on; `None` if they are not in one place.
-    pub(super) fn of(block: u64, range: std::ops::Range<usize>) -> Option<Self> {
-        let blocks = range.end.div_ceil(BLOCK) as u64;
-        let nth = block % GROUP;
-        let is_one_place = if nth == 0 { blocks <= 1 } else { nth + blocks <= GROUP };
-        let offset = place_of(block) * BLOCK_BYTES + range.start as u64;
-        is_one_place.then_some(Self { offset, len: range.len() })
     }
 }
 
@@ -448,7 +502,9 @@ impl StorageBackend for Blocks {
         if let Some(block) = bad {
             return self.damaged(offset / BLOCK_BYTES, block, out);
         }
-        self.places.note(offset / BLOCK_BYTES, out);
+        if HOW.get().is_of_rows && self.places.note(offset / BLOCK_BYTES, out) {
+            self.groups.note(offset / BLOCK_BYTES);
+        }
         Ok(())
     }
 
@@ -460,7 +516,7 @@ impl StorageBackend for Blocks {
         }
         self.file.step(Step::Len(places_for(blocks) * BLOCK_BYTES))?;
         self.places.set_len(len);
-        let mut groups = self.groups.write();
+        let mut groups = self.groups.0.write();
         groups.truncate(index(blocks.div_ceil(GROUP))?);
         // What is behind the end is zeros if it ever comes back.
         if let Some(Some(group)) = groups.get_mut(index(blocks / GROUP)?)
@@ -494,13 +550,10 @@ impl StorageBackend for Blocks {
             self.file.write(place_of(first) * BLOCK_BYTES, bytes)?;
             let sums: Vec<u32> =
                 bytes.as_chunks::<BLOCK>().0.iter().map(|block| sum_of(block)).collect();
-            if let Some(Some(group)) = self.groups.write().get_mut(index(group)?) {
-                let known = group.sums.iter_mut().skip(index(first % GROUP)?);
-                known.zip(sums).for_each(|(known, sum)| *known = sum);
-                group.is_changed = true;
+            if let Some(Some(group)) = self.groups.0.write().get_mut(index(group)?) {
+                group.set(index(first % GROUP)?, &sums);
             }
         }
-        self.places.note(offset / BLOCK_BYTES, bytes);
         Ok(())
     }
 }

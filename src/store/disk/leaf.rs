@@ -1,13 +1,10 @@
 //! A page of rows as redb lays it out, for those who look into one themselves.
 //!
 //! redb's leaf with keys of eight bytes: `|1|0|count 2|ends of values 4 each|keys 8 each|values|`, ends
-//! counted from the beginning of the page. Whoever is told of something by a page that is no such leaf,
-//! or not any more, finds that out by what is in the row.
+//! counted from the beginning of the page. Pages of other tables may look like one: what they are has to be
+//! known from elsewhere.
 
 use std::ops::Range;
-
-use crate::record::Header;
-use crate::store::disk::schema::split_row;
 
 /// Bytes in front of the ends.
 const HEAD: usize = 4;
@@ -49,23 +46,20 @@ impl<'p> Leaf<'p> {
         (0..self.count).map(move |nth| self.page.get(self.range(nth)?))
     }
 
-    /// The places of its rows.
-    pub(super) fn places(self) -> impl Iterator<Item = u64> {
+    /// Its places, and where their values are.
+    pub(super) fn rows(self) -> impl Iterator<Item = (u64, Option<Range<usize>>)> {
+        let places = self.places().iter().map(|place| u64::from_le_bytes(*place));
+        places.enumerate().map(move |(nth, place)| (place, self.range(nth)))
+    }
+
+    fn places(self) -> &'p [[u8; PLACE]] {
         let places = self.page.get(HEAD + END * self.count..self.values_at()).unwrap_or_default();
-        places.as_chunks::<PLACE>().0.iter().map(|place| u64::from_le_bytes(*place))
+        places.as_chunks().0
     }
 
     /// Where the row of a place is.
     pub(super) fn find(self, place: u64) -> Option<Range<usize>> {
-        let places = self.page.get(HEAD + END * self.count..self.values_at())?;
-        let places = places.as_chunks::<PLACE>().0;
-        let found = places.binary_search_by_key(&place, |place| u64::from_le_bytes(*place));
-        self.range(found.ok()?)
-    }
-
-    /// Whether its first value looks like a row of ours, as far as there is one.
-    pub(super) fn has_rows(self) -> bool {
-        let first = self.values().next().flatten().and_then(split_row);
-        first.is_some_and(|(key, row)| Header::parse(row, key.len()).is_ok())
+        let key = |place: &[u8; PLACE]| u64::from_le_bytes(*place);
+        self.range(self.places().binary_search_by_key(&place, key).ok()?)
     }
 }

@@ -3,28 +3,28 @@
 //!
 //! # How it works
 //!
-//! Each page of rows that is written, or read for redb, leaves the number of its block under the places of
-//! its rows. Who wants a row reads that block, looks for the place in it, and gets what is there. The caller
-//! compares the key and the checksum; where either differs, or nothing is known, the way is through redb,
-//! which also meets damage and says so. So what is kept here need not be right, and is lost freely: a number
-//! has one slot, which it shares with others. As long as the whole file fits the page cache, nobody looks
-//! here: redb is faster where it has no page to fetch.
-//!
-//! Blocks are not compared with their own checksums here: rows have theirs.
+//! Each page of rows that redb has read for a look-up leaves the number of its block under the places of its
+//! rows, and the block has a bit, which the next write of it takes away ([`Groups`]). Who wants a row reads
+//! that block, and has it compared with its checksum, and its bit looked at, afterwards, in one step. The
+//! caller compares the key and the row's own checksum. Where anything differs, or nothing is known, the way
+//! is through redb, which also meets damage and says so. So slots are lost freely: a place shares one with
+//! others. As long as the whole file fits the page cache, nobody looks here: redb is faster where it has no
+//! page to fetch. Rows that reach out of their page's first block are for redb, too.
 //!
 //! # Invariants
 //!
-//! - **W1** a sound row of a key, found under its place, is the row that every commit has which has that key
-//!   at that place. No place is used twice as long as a file is open, except by a commit that failed, whose
-//!   pages nothing leads to: and when that place is written again, its slot is, too. So it does not matter
-//!   that a page may have been given up, or be half written over.
+//! - **W1** what is read under a place is what a commit of this file has there, since it was opened. A block
+//!   with a bit is as redb read it for a look-up, in the table of rows of a commit; the bytes of a value or
+//!   a key never come to be taken for a page. The page may have been given up since: no two commits have
+//!   different rows at one place (`Writer::next_place`), and a commit that failed was never looked up.
+//! - **W2** what was half written over, or by somebody else, differs from the block's checksum, which is
+//!   exchanged, and the bit taken away, when a write is done.
 
 use std::cell::Cell;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::store::disk::blocks::{BLOCK, Span, Watch};
+use crate::store::disk::blocks::{BLOCK, BLOCK_BYTES, Groups, Watch, place_of};
 use crate::store::disk::holding::Holding;
 use crate::store::disk::leaf::Leaf;
 
@@ -48,6 +48,7 @@ thread_local! {
 pub(super) struct Places {
     file: Arc<Holding>,
     watch: Arc<Watch>,
+    groups: Arc<Groups>,
     /// Whether the page cache has room for all of the file.
     is_cached: AtomicBool,
     cache_bytes: usize,
@@ -65,7 +66,8 @@ impl Places {
     /// For a file that has a page cache of so many bytes.
     pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, cache_bytes: usize) -> Self {
         let slots = (0..slots_for(cache_bytes) / TOGETHER).map(|_| OnceLock::new()).collect();
-        let new = Self { file, watch, is_cached: AtomicBool::new(false), cache_bytes, slots };
+        let (groups, is_cached) = (Arc::default(), AtomicBool::new(false));
+        let new = Self { file, watch, groups, is_cached, cache_bytes, slots };
         new.set_len(new.file.len().unwrap_or(u64::MAX));
         new
     }
@@ -87,20 +89,27 @@ impl Places {
         (self.slots.get(nth / TOGETHER), nth % TOGETHER, round << BLOCK_BITS)
     }
 
-    /// Notes the rows of a page, if it is one of rows, which begins at a block.
-    pub(super) fn note(&self, block: u64, page: &[u8]) {
-        let Some(leaf) = Leaf::of(page).filter(|leaf| leaf.has_rows()) else { return };
-        if block >> BLOCK_BITS != 0 {
-            return;
-        }
-        for place in leaf.places() {
-            let (Some(slots), nth, round) = self.slot(place) else { return };
+    /// What is known of the file's blocks.
+    pub(super) fn groups(&self) -> &Arc<Groups> {
+        &self.groups
+    }
+
+    /// Notes the rows of a page of rows, which begins at a block; `false` if it is a page that leads to such
+    /// pages.
+    pub(super) fn note(&self, block: u64, page: &[u8]) -> bool {
+        let Some(leaf) = Leaf::of(page).filter(|_| block >> BLOCK_BITS == 0) else { return false };
+        for (place, row) in leaf.rows() {
+            if row.is_none_or(|row| row.end > BLOCK) {
+                continue;
+            }
+            let (Some(slots), nth, round) = self.slot(place) else { continue };
             let slots = slots.get_or_init(|| Box::new([const { AtomicU64::new(0) }; TOGETHER]));
             if let Some(slot) = slots.get(nth) {
-                // Relaxed: what is read there is looked at anyway.
+                // Relaxed: what is read there is compared.
                 slot.store(round | block, Ordering::Relaxed);
             }
         }
+        true
     }
 
     /// What `read` makes of what is stored at a place, key and row; `None` if it is not known where that is,
@@ -118,9 +127,11 @@ impl Places {
             return None;
         }
         self.watch.check().ok()?;
-        let mut buffer = BUFFER.take().unwrap_or_else(|| Box::new([0; BLOCK]));
-        let found = self.look_at(block, place, &mut buffer, read).ok().flatten();
-        BUFFER.set(Some(buffer));
+        // A thread that ends may have no buffer any more, and still read.
+        let buffer = BUFFER.try_with(Cell::take).ok().flatten();
+        let mut buffer = buffer.unwrap_or_else(|| Box::new([0; BLOCK]));
+        let found = self.look_at(block, place, &mut buffer, read);
+        let _ = BUFFER.try_with(|kept| kept.set(Some(buffer)));
         if found.is_none() {
             // It would not be there next time either.
             slot.store(0, Ordering::Relaxed);
@@ -134,19 +145,14 @@ impl Places {
         place: u64,
         buffer: &mut [u8; BLOCK],
         read: impl FnOnce(&[u8]) -> Option<R>,
-    ) -> io::Result<Option<R>> {
-        let Some(first) = Span::of(block, 0..BLOCK) else { return Ok(None) };
-        self.file.read(first.offset, buffer)?;
-        let Some(range) = Leaf::of(buffer).and_then(|leaf| leaf.find(place)) else {
-            return Ok(None);
-        };
-        if let Some(stored) = buffer.get(range.clone()) {
-            return Ok(read(stored));
+    ) -> Option<R> {
+        self.file.read(place_of(block) * BLOCK_BYTES, buffer).ok()?;
+        // After it was read (W2).
+        if !self.groups.has_rows(block, buffer) {
+            return None;
         }
-        let Some(rest) = Span::of(block, range) else { return Ok(None) };
-        let mut stored = vec![0; rest.len];
-        self.file.read(rest.offset, &mut stored)?;
-        Ok(read(&stored))
+        let stored = Leaf::of(buffer)?.find(place)?;
+        read(buffer.get(stored)?)
     }
 }
 

@@ -9,7 +9,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use crate::hash::KeyHash;
 use crate::record::{BadRow, Record};
-use crate::store::disk::blocks::Watch;
+use crate::store::disk::blocks::{Watch, noting};
 use crate::store::disk::failure::{Failure, guarded_mildly};
 use crate::store::disk::places::Places;
 use crate::store::disk::schema::{INDEX, ROWS, split_row};
@@ -132,13 +132,13 @@ impl Snapshot {
 
     /// The row at a place; `None` if it is not this key's.
     fn row(&self, key: &[u8], place: u64, stamp: u64) -> Result<Option<Lookup>, Failure> {
-        // What is not sound is for redb to find.
-        let is_sound = |lookup: &Lookup| !matches!(lookup, Lookup::Damaged);
-        let look = |stored: &[u8]| self.lookup(key, stored, stamp).filter(is_sound);
+        // What is wrong with a row is for redb to find.
+        let is_row = |lookup: &Lookup| matches!(lookup, Lookup::Row(_));
+        let look = |stored: &[u8]| self.lookup(key, stored, stamp).filter(is_row);
         if let Some(lookup) = self.places.look(place, look) {
             return Ok(Some(lookup));
         }
-        let Some(guard) = self.rows.get(place)? else { return Ok(None) };
+        let Some(guard) = noting(|| self.rows.get(place))? else { return Ok(None) };
         Ok(self.lookup(key, guard.value(), stamp))
     }
 
