@@ -524,10 +524,10 @@ impl<H: Weighed> Builder<H> {
     }
 
     /// Memory for pages of the file, on top of the memory tier; filled as the file is read and
-    /// written. Half of it is room for a commit. An eighth goes to notes of where rows are, once the file
-    /// is longer than this: rows are then read past these pages, from the file, whose pages the system may
-    /// have in its own cache. A 25th more goes to what reads remember of the index. A small file needs its
-    /// own length at most. Default: 128 MiB.
+    /// written. Half of it is room for a commit, and up to an eighth, at most 128 MiB, for notes of where
+    /// rows are, which are made when the file is longer than the rest: rows are then read past these pages,
+    /// from the file, whose pages the system may have in its own cache. A 25th more goes to what reads
+    /// remember of the index. Default: 128 MiB.
     ///
     /// # Examples
     ///

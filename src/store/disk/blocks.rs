@@ -518,7 +518,7 @@ impl StorageBackend for Blocks {
         self.places.set_len(len);
         let mut groups = self.groups.0.write();
         groups.truncate(index(blocks.div_ceil(GROUP))?);
-        // What is behind the end is zeros if it ever comes back.
+        // What is behind the end is zeros if it ever comes back. Its bits may stay: zeros are no page.
         if let Some(Some(group)) = groups.get_mut(index(blocks / GROUP)?)
             && let Some(behind) = group.sums.get_mut(index(blocks % GROUP)?..)
             && behind.iter().any(|sum| *sum != 0)

@@ -33,6 +33,8 @@ const PART: usize = 8;
 /// Slots are made so many at a time, when the first of them is needed.
 const TOGETHER: usize = 512;
 const SLOT_BYTES: usize = size_of::<AtomicU64>();
+/// With as many, they take 128 MiB.
+const SLOTS_MAX: usize = 1 << 24;
 /// Bits of a slot for the block; above them are those of the place.
 const BLOCK_BITS: u32 = 40;
 
@@ -49,16 +51,16 @@ pub(super) struct Places {
     file: Arc<Holding>,
     watch: Arc<Watch>,
     groups: Arc<Groups>,
-    /// Whether the page cache has room for all of the file.
+    /// Whether redb has room for all of the file.
     is_cached: AtomicBool,
-    cache_bytes: usize,
+    pages_bytes: usize,
     /// By place, as many as there are.
     slots: Box<[OnceLock<Box<Slots>>]>,
 }
 
 /// How many slots there are beside a page cache of so many bytes.
 fn slots_for(cache_bytes: usize) -> usize {
-    let slots = (cache_bytes / PART / SLOT_BYTES).max(TOGETHER);
+    let slots = (cache_bytes / PART / SLOT_BYTES).clamp(TOGETHER, SLOTS_MAX);
     1 << slots.ilog2()
 }
 
@@ -67,19 +69,20 @@ impl Places {
     pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, cache_bytes: usize) -> Self {
         let slots = (0..slots_for(cache_bytes) / TOGETHER).map(|_| OnceLock::new()).collect();
         let (groups, is_cached) = (Arc::default(), AtomicBool::new(false));
-        let new = Self { file, watch, groups, is_cached, cache_bytes, slots };
+        let pages_bytes = Self::pages_bytes(cache_bytes);
+        let new = Self { file, watch, groups, is_cached, pages_bytes, slots };
         new.set_len(new.file.len().unwrap_or(u64::MAX));
         new
     }
 
     /// Notes how long the file is.
     pub(super) fn set_len(&self, len: u64) {
-        self.is_cached.store(len <= self.cache_bytes as u64, Ordering::Relaxed);
+        self.is_cached.store(len <= self.pages_bytes as u64, Ordering::Relaxed);
     }
 
-    /// What of the page cache's bytes slots take, once there are all.
-    pub(super) fn bytes(cache_bytes: usize) -> usize {
-        slots_for(cache_bytes) * SLOT_BYTES
+    /// What slots leave of the page cache's bytes, once there are all.
+    pub(super) fn pages_bytes(cache_bytes: usize) -> usize {
+        cache_bytes - (slots_for(cache_bytes) * SLOT_BYTES).min(cache_bytes / PART)
     }
 
     /// The slot of a place, and what it has there with a block of zero.
@@ -95,9 +98,11 @@ impl Places {
     }
 
     /// Notes the rows of a page of rows, which begins at a block; `false` if it is a page that leads to such
-    /// pages.
+    /// pages, or nobody looks here.
     pub(super) fn note(&self, block: u64, page: &[u8]) -> bool {
-        let Some(leaf) = Leaf::of(page).filter(|_| block >> BLOCK_BITS == 0) else { return false };
+        // Until the file is longer, whatever is looked for is in redb.
+        let is_wanted = !self.is_cached.load(Ordering::Relaxed) && block >> BLOCK_BITS == 0;
+        let Some(leaf) = Leaf::of(page).filter(|_| is_wanted) else { return false };
         for (place, row) in leaf.rows() {
             if row.is_none_or(|row| row.end > BLOCK) {
                 continue;

@@ -55,11 +55,13 @@ struct Slot {
 
 /// The page cache has a slot for so many of its bytes: slots take up a 25th of it.
 const BYTES_PER_SLOT: usize = 1 << 10;
+/// Of more there is no use.
+const SLOTS_MAX: usize = 1 << 22;
 
 impl Memo {
     /// A memo beside a page cache of so many bytes.
     pub(super) fn new(cache_bytes: usize) -> Self {
-        Self { slots: OnceLock::new(), count: (cache_bytes / BYTES_PER_SLOT).max(1) }
+        Self { slots: OnceLock::new(), count: (cache_bytes / BYTES_PER_SLOT).clamp(1, SLOTS_MAX) }
     }
 
     fn slot(&self, hash: KeyHash) -> Option<&Mutex<Slot>> {

@@ -191,8 +191,8 @@ impl Base {
         let places = Places::new(Arc::clone(&file), Arc::clone(&watch), cache_bytes);
         let places = Arc::new(places);
         let blocks = Blocks::new(Arc::clone(&file), Arc::clone(&watch), Arc::clone(&places));
-        let for_pages = cache_bytes.saturating_sub(Places::bytes(cache_bytes));
-        let database = Builder::new().set_cache_size(for_pages).create_with_backend(blocks)?;
+        let pages_bytes = Places::pages_bytes(cache_bytes);
+        let database = Builder::new().set_cache_size(pages_bytes).create_with_backend(blocks)?;
         Ok(Self { database: Some(database), file, watch, places })
     }
 
