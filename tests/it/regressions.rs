@@ -199,9 +199,9 @@ fn a_purge_takes_what_is_still_queued_along() {
 }
 
 /// With less than the file in the page cache, and nothing in memory.
-fn on_disk_alone(folder: &Path) -> ByteCache {
-    let builder = ByteCache::builder().path(folder.join("cache.larder")).memory_max_entries(0);
-    builder.disk_cache_bytes(1 << 16).write_policy(WritePolicy::Through).open().unwrap()
+fn on_disk_alone(folder: &Path) -> Builder<ByteCache> {
+    let builder = two_tier(folder).write_policy(WritePolicy::Through);
+    builder.memory_max_entries(0).disk_cache_bytes(1 << 16)
 }
 
 /// Where pages were taken for pages of rows by what was on them, a key could be one, and answer for another
@@ -209,9 +209,7 @@ fn on_disk_alone(folder: &Path) -> ByteCache {
 #[test]
 fn a_key_that_is_like_a_page_of_rows_answers_for_no_other() {
     let folder = tempfile::tempdir().unwrap();
-    let builder = ByteCache::builder().path(folder.path().join("cache.larder"));
-    let builder = builder.memory_max_entries(0).max_key_bytes(4_096).disk_cache_bytes(1 << 16);
-    let cache = builder.write_policy(WritePolicy::Through).open().unwrap();
+    let cache = on_disk_alone(folder.path()).max_key_bytes(4_096).open().unwrap();
     for n in 0..200_u32 {
         cache.insert(&n.to_be_bytes(), &[7; 1_000]).unwrap();
     }
@@ -247,7 +245,7 @@ fn a_block_that_went_back_does_not_bring_a_removed_value_back() {
         at / 4_096 * 4_096
     };
     let value = |text: &[u8], rest: u8| [text, &[rest; 3_000]].concat();
-    let cache = on_disk_alone(folder.path());
+    let cache = on_disk_alone(folder.path()).open().unwrap();
     for n in 0..400_u32 {
         cache.insert(&n.to_be_bytes(), &[7; 1_000]).unwrap();
     }
@@ -256,7 +254,7 @@ fn a_block_that_went_back_does_not_bring_a_removed_value_back() {
     let old = file[block_of(&file, b"the old one")..][..4_096].to_vec();
     assert!(cache.remove(b"key").unwrap().is_some());
     cache.close().unwrap();
-    let cache = on_disk_alone(folder.path());
+    let cache = on_disk_alone(folder.path()).open().unwrap();
     cache.insert(b"key", &value(b"the new one", 2)).unwrap();
     for _ in 0..3 {
         let found = cache.get(b"key").unwrap().unwrap();

@@ -42,7 +42,7 @@
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;
 use twox_hash::XxHash3_64;
@@ -186,27 +186,19 @@ pub(super) fn noting<R>(read: impl FnOnce() -> R) -> R {
 #[derive(Debug)]
 struct Group {
     sums: [u32; BLOCK / 4],
-    /// A bit for each block that was read as a page of rows, and not written since.
-    rows: [AtomicU64; BLOCK / 4 / 64],
+    /// Whether a block was read as a page of rows, and not written since.
+    rows: [AtomicBool; BLOCK / 4],
     /// Whether the file has others.
     is_changed: bool,
 }
 
 impl Group {
-    /// The word that has the bit of a block, and the bit.
-    fn bit(&self, nth: usize) -> Option<(&AtomicU64, u64)> {
-        Some((self.rows.get(nth / 64)?, 1 << (nth % 64)))
-    }
-
     /// Takes over what was written from a block on.
-    fn set(&mut self, nth: usize, sums: &[u32]) {
-        for (nth, sum) in (nth..).zip(sums) {
-            if let Some(known) = self.sums.get_mut(nth) {
-                *known = *sum;
-            }
-            if let Some((word, bit)) = self.bit(nth) {
-                word.fetch_and(!bit, Ordering::Relaxed);
-            }
+    fn set(&mut self, nth: usize, sums: impl Iterator<Item = u32>) {
+        let known = self.sums.iter_mut().zip(&mut self.rows).skip(nth);
+        for ((known, has_rows), sum) in known.zip(sums) {
+            *known = sum;
+            *has_rows.get_mut() = false;
         }
         self.is_changed = true;
     }
@@ -217,6 +209,8 @@ impl Group {
 pub(super) struct Groups(RwLock<Vec<Option<Box<Group>>>>);
 
 impl Groups {
+    /// What `look` makes of the group of a block, and of the block's number in it; `None` if that group is
+    /// not known.
     fn with<R>(&self, block: u64, look: impl FnOnce(&Group, usize) -> R) -> Option<R> {
         let (group, nth) = (index(block / GROUP).ok()?, index(block % GROUP).ok()?);
         Some(look(self.0.read().get(group)?.as_ref()?, nth))
@@ -225,18 +219,17 @@ impl Groups {
     /// Notes that a block is a page of rows.
     fn note(&self, block: u64) {
         self.with(block, |group, nth| {
-            if let Some((word, bit)) = group.bit(nth) {
-                word.fetch_or(bit, Ordering::Relaxed);
+            if let Some(has_rows) = group.rows.get(nth) {
+                has_rows.store(true, Ordering::Relaxed);
             }
         });
     }
 
-    /// Whether a block has this content, and was a page of rows when it was written.
+    /// Whether a block has this content, and is noted as a page of rows.
     pub(super) fn has_rows(&self, block: u64, content: &[u8; BLOCK]) -> bool {
         let has = |group: &Group, nth: usize| {
-            let is_noted =
-                group.bit(nth).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0);
-            is_noted && group.sums.get(nth) == Some(&sum_of(content))
+            group.rows.get(nth).is_some_and(|has_rows| has_rows.load(Ordering::Relaxed))
+                && group.sums.get(nth) == Some(&sum_of(content))
         };
         self.with(block, has).unwrap_or(false)
     }
@@ -297,8 +290,8 @@ fn sum_of(block: &[u8]) -> u32 {
 /// it, and each row says whether it is sound. Where all are sound it is a page of another place or time.
 fn holds_damaged_rows(page: &[u8]) -> bool {
     let (mut are_rows, mut is_damaged) = (false, false);
-    for value in Leaf::of(page).into_iter().flat_map(Leaf::values) {
-        let Some(value) = value else { return false };
+    for (_, value) in Leaf::of(page).into_iter().flat_map(Leaf::rows) {
+        let Some(value) = value.and_then(|value| page.get(value)) else { return false };
         let row = split_row(value);
         are_rows |= row.is_some_and(|(key, row)| Header::parse(row, key.len()).is_ok());
         is_damaged |= row.is_none_or(|(key, row)| Header::check(row, key).is_err());
@@ -316,11 +309,19 @@ fn empty(page: &mut [u8]) {
 }
 
 impl Blocks {
-    /// The storage in a file.
-    pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, places: Arc<Places>) -> Self {
+    /// The storage in a file that has a page cache of so many bytes.
+    pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, cache_bytes: usize) -> Self {
+        let groups = Arc::<Groups>::default();
+        let places =
+            Places::new(Arc::clone(&file), Arc::clone(&watch), Arc::clone(&groups), cache_bytes);
+        let places = Arc::new(places);
         // The first head goes to the first sector.
-        let groups = Arc::clone(places.groups());
         Self { file, groups, head: Mutex::new((0, 1)), watch, places }
+    }
+
+    /// Where its rows are.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Reads the sums of a group, unless they are known.
@@ -340,7 +341,7 @@ impl Blocks {
             for (sum, bytes) in sums.iter_mut().zip(block.as_chunks().0) {
                 *sum = u32::from_le_bytes(*bytes);
             }
-            let rows = [const { AtomicU64::new(0) }; BLOCK / 4 / 64];
+            let rows = [const { AtomicBool::new(false) }; BLOCK / 4];
             *missing = Some(Box::new(Group { sums, rows, is_changed: false }));
         }
         Ok(())
@@ -348,11 +349,12 @@ impl Blocks {
 
     /// The first of some blocks, all in one group, that differs from its sum.
     fn damaged_of(&self, first: u64, blocks: &[[u8; BLOCK]]) -> io::Result<Option<u64>> {
-        let (group, nth) = (index(first / GROUP)?, index(first % GROUP)?);
+        let wrong = |group: &Group, nth: usize| {
+            let sums = group.sums.iter().skip(nth);
+            blocks.iter().zip(sums).position(|(block, sum)| sum_of(block) != *sum)
+        };
         loop {
-            if let Some(Some(group)) = self.groups.0.read().get(group) {
-                let sums = group.sums.iter().skip(nth);
-                let wrong = blocks.iter().zip(sums).position(|(block, sum)| sum_of(block) != *sum);
+            if let Some(wrong) = self.groups.with(first, wrong) {
                 return Ok(wrong.map(|nth| first + nth as u64));
             }
             self.load(first / GROUP)?;
@@ -518,7 +520,7 @@ impl StorageBackend for Blocks {
         self.places.set_len(len);
         let mut groups = self.groups.0.write();
         groups.truncate(index(blocks.div_ceil(GROUP))?);
-        // What is behind the end is zeros if it ever comes back. Its bits may stay: zeros are no page.
+        // What is behind the end is zeros if it ever comes back. What is noted may stay: zeros are no page.
         if let Some(Some(group)) = groups.get_mut(index(blocks / GROUP)?)
             && let Some(behind) = group.sums.get_mut(index(blocks % GROUP)?..)
             && behind.iter().any(|sum| *sum != 0)
@@ -551,7 +553,7 @@ impl StorageBackend for Blocks {
             let sums: Vec<u32> =
                 bytes.as_chunks::<BLOCK>().0.iter().map(|block| sum_of(block)).collect();
             if let Some(Some(group)) = self.groups.0.write().get_mut(index(group)?) {
-                group.set(index(first % GROUP)?, &sums);
+                group.set(index(first % GROUP)?, sums.into_iter());
             }
         }
         Ok(())

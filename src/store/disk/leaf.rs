@@ -40,13 +40,7 @@ impl<'p> Leaf<'p> {
         Some(start..end(nth)?).filter(|range| range.start <= range.end)
     }
 
-    /// The values, for as long as they follow each other within the page; `None` for the first that does
-    /// not.
-    pub(super) fn values(self) -> impl Iterator<Item = Option<&'p [u8]>> {
-        (0..self.count).map(move |nth| self.page.get(self.range(nth)?))
-    }
-
-    /// Its places, and where their values are.
+    /// Its places, and where their values are; `None` where the ends do not rise.
     pub(super) fn rows(self) -> impl Iterator<Item = (u64, Option<Range<usize>>)> {
         let places = self.places().iter().map(|place| u64::from_le_bytes(*place));
         places.enumerate().map(move |(nth, place)| (place, self.range(nth)))

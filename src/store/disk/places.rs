@@ -4,8 +4,8 @@
 //! # How it works
 //!
 //! Each page of rows that redb has read for a look-up leaves the number of its block under the places of its
-//! rows, and the block has a bit, which the next write of it takes away ([`Groups`]). Who wants a row reads
-//! that block, and has it compared with its checksum, and its bit looked at, afterwards, in one step. The
+//! rows, and the block is noted, which the next write of it takes back ([`Groups`]). Who wants a row reads
+//! that block, and has it compared with its checksum, and the note looked for, afterwards, in one step. The
 //! caller compares the key and the row's own checksum. Where anything differs, or nothing is known, the way
 //! is through redb, which also meets damage and says so. So slots are lost freely: a place shares one with
 //! others. As long as the whole file fits the page cache, nobody looks here: redb is faster where it has no
@@ -14,11 +14,11 @@
 //! # Invariants
 //!
 //! - **W1** what is read under a place is what a commit of this file has there, since it was opened. A block
-//!   with a bit is as redb read it for a look-up, in the table of rows of a commit; the bytes of a value or
+//!   that is noted is as redb read it for a look-up, in the table of rows of a commit; the bytes of a value or
 //!   a key never come to be taken for a page. The page may have been given up since: no two commits have
 //!   different rows at one place (`Writer::next_place`), and a commit that failed was never looked up.
 //! - **W2** what was half written over, or by somebody else, differs from the block's checksum, which is
-//!   exchanged, and the bit taken away, when a write is done.
+//!   exchanged, and the note taken back, when a write is done.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,10 +66,16 @@ fn slots_for(cache_bytes: usize) -> usize {
 
 impl Places {
     /// For a file that has a page cache of so many bytes.
-    pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, cache_bytes: usize) -> Self {
-        let slots = (0..slots_for(cache_bytes) / TOGETHER).map(|_| OnceLock::new()).collect();
-        let (groups, is_cached) = (Arc::default(), AtomicBool::new(false));
-        let pages_bytes = Self::pages_bytes(cache_bytes);
+    pub(super) fn new(
+        file: Arc<Holding>,
+        watch: Arc<Watch>,
+        groups: Arc<Groups>,
+        cache_bytes: usize,
+    ) -> Self {
+        let count = slots_for(cache_bytes);
+        let slots = (0..count / TOGETHER).map(|_| OnceLock::new()).collect();
+        let pages_bytes = cache_bytes - (count * SLOT_BYTES).min(cache_bytes / PART);
+        let is_cached = AtomicBool::new(false);
         let new = Self { file, watch, groups, is_cached, pages_bytes, slots };
         new.set_len(new.file.len().unwrap_or(u64::MAX));
         new
@@ -81,20 +87,15 @@ impl Places {
     }
 
     /// What slots leave of the page cache's bytes, once there are all.
-    pub(super) fn pages_bytes(cache_bytes: usize) -> usize {
-        cache_bytes - (slots_for(cache_bytes) * SLOT_BYTES).min(cache_bytes / PART)
+    pub(super) fn pages_bytes(&self) -> usize {
+        self.pages_bytes
     }
 
-    /// The slot of a place, and what it has there with a block of zero.
-    fn slot(&self, place: u64) -> (Option<&OnceLock<Box<Slots>>>, usize, u64) {
+    /// The slot of a place: those it is among, its number there, and what it has with a block of zero.
+    fn slot(&self, place: u64) -> Option<(&OnceLock<Box<Slots>>, usize, u64)> {
         let all = (self.slots.len() * TOGETHER) as u64;
         let (nth, round) = (usize::try_from(place % all).unwrap_or(0), place / all);
-        (self.slots.get(nth / TOGETHER), nth % TOGETHER, round << BLOCK_BITS)
-    }
-
-    /// What is known of the file's blocks.
-    pub(super) fn groups(&self) -> &Arc<Groups> {
-        &self.groups
+        Some((self.slots.get(nth / TOGETHER)?, nth % TOGETHER, round << BLOCK_BITS))
     }
 
     /// Notes the rows of a page of rows, which begins at a block; `false` if it is a page that leads to such
@@ -107,7 +108,7 @@ impl Places {
             if row.is_none_or(|row| row.end > BLOCK) {
                 continue;
             }
-            let (Some(slots), nth, round) = self.slot(place) else { continue };
+            let Some((slots, nth, round)) = self.slot(place) else { continue };
             let slots = slots.get_or_init(|| Box::new([const { AtomicU64::new(0) }; TOGETHER]));
             if let Some(slot) = slots.get(nth) {
                 // Relaxed: what is read there is compared.
@@ -123,8 +124,8 @@ impl Places {
         if self.is_cached.load(Ordering::Relaxed) {
             return None;
         }
-        let (slots, nth, round) = self.slot(place);
-        let slot = slots?.get()?.get(nth)?;
+        let (slots, nth, round) = self.slot(place)?;
+        let slot = slots.get()?.get(nth)?;
         let known = slot.load(Ordering::Relaxed);
         let block = known & ((1 << BLOCK_BITS) - 1);
         // The first block is no page's.

@@ -171,8 +171,7 @@ impl Device for InFolder {
 pub fn storage(path: &Path) -> io::Result<impl StorageBackend> {
     let file = File::options().read(true).write(true).open(path)?;
     let file = Holding::new(Box::new(InFolder(file)), false)?;
-    let places = Places::new(Arc::clone(&file), Arc::default(), 0);
-    Ok(Blocks::new(file, Arc::default(), Arc::new(places)))
+    Ok(Blocks::new(file, Arc::default(), 0))
 }
 
 /// An open database. Closing one that has failed may fail again, or panic: that stays here.
@@ -188,11 +187,10 @@ impl Base {
     fn over(cache_bytes: usize, file: Arc<Holding>, is_lenient: bool) -> Result<Self, Failure> {
         let watch = Arc::<Watch>::default();
         watch.is_lenient.store(is_lenient, Ordering::Release);
-        let places = Places::new(Arc::clone(&file), Arc::clone(&watch), cache_bytes);
-        let places = Arc::new(places);
-        let blocks = Blocks::new(Arc::clone(&file), Arc::clone(&watch), Arc::clone(&places));
-        let pages_bytes = Places::pages_bytes(cache_bytes);
-        let database = Builder::new().set_cache_size(pages_bytes).create_with_backend(blocks)?;
+        let blocks = Blocks::new(Arc::clone(&file), Arc::clone(&watch), cache_bytes);
+        let places = Arc::clone(blocks.places());
+        let mut builder = Builder::new();
+        let database = builder.set_cache_size(places.pages_bytes()).create_with_backend(blocks)?;
         Ok(Self { database: Some(database), file, watch, places })
     }
 

@@ -46,8 +46,8 @@ pub(in crate::store::disk) fn blocks_and_places(
     is_held: bool,
 ) -> (Blocks, Arc<Holding>, Arc<Places>) {
     let holding = Holding::new(Box::new(file.clone()), is_held).unwrap();
-    let places = Arc::new(Places::new(Arc::clone(&holding), Arc::default(), 0));
-    let blocks = Blocks::new(Arc::clone(&holding), Arc::default(), Arc::clone(&places));
+    let blocks = Blocks::new(Arc::clone(&holding), Arc::default(), 0);
+    let places = Arc::clone(blocks.places());
     (blocks, holding, places)
 }
 
