@@ -13,10 +13,16 @@
 //! - **Q2** operations and bytes that are queued or being committed stay within the limits, except
 //!   for a batch larger than the queue, which goes alone, and for [`Queue::push_forced`].
 //! - **Q3** the writer takes a prefix of what is queued, and a batch wholly or not at all.
+//! - **Q4** what is done is freed without the lock: by those who are given room, one each, and what they
+//!   leave by the writer, at the latest when the next batch is done, or before it waits or ends. That is
+//!   a quarter of the queue's bytes at most.
 //!
 //! # Concurrency
 //!
 //! One mutex, taken under a shard's lock by pushes; the writer never holds both.
+
+mod load;
+mod room;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -24,12 +30,14 @@ use std::time::{Duration, Instant};
 
 use crate::engine::asked::Asked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::Record;
 use crate::store::disk::Repair;
 use crate::store::{Change, Op, Sweep};
 use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::time::monotonic;
+
+pub(crate) use load::Load;
+pub(crate) use room::Room;
 
 /// How large the queue may get and when the writer takes from it.
 #[derive(Debug, Clone, Copy)]
@@ -38,45 +46,6 @@ pub(crate) struct Bounds {
     pub(crate) bytes_max: usize,
     /// How long the oldest operation may wait; zero for write-through.
     pub(crate) delay: Duration,
-}
-
-/// What operations take up in the queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Load {
-    pub(crate) ops: usize,
-    pub(crate) bytes: usize,
-    /// What they may add to the disk tier's charge.
-    pub(crate) charge: u64,
-}
-
-impl Load {
-    pub(crate) const NONE: Self = Self { ops: 0, bytes: 0, charge: 0 };
-
-    pub(crate) fn of(op: &Change) -> Self {
-        let charge = if let Change::Put(record) = op { record.charge() } else { 0 };
-        let bytes = op.record().map_or(0, Record::allocated_bytes);
-        Self { ops: 1, bytes, charge }
-    }
-
-    pub(crate) fn of_all<'c>(changes: impl IntoIterator<Item = &'c Change>) -> Self {
-        changes.into_iter().fold(Self::NONE, |sum, change| sum.plus(Self::of(change)))
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            ops: self.ops + other.ops,
-            bytes: self.bytes.saturating_add(other.bytes),
-            charge: self.charge.saturating_add(other.charge),
-        }
-    }
-
-    fn minus(self, other: Self) -> Self {
-        Self {
-            ops: self.ops - other.ops,
-            bytes: self.bytes - other.bytes,
-            charge: self.charge.saturating_sub(other.charge),
-        }
-    }
 }
 
 /// A commit starts early when this part of the queue is used: the rest is for the time it takes.
@@ -139,31 +108,16 @@ struct State {
     suspect: Option<String>,
     /// What each clear found, until its caller has read it.
     cleared: BTreeMap<u64, u64>,
+    /// What is done and still to be freed, of one batch at most (Q4). Callers made these records: freed
+    /// where the next one is made, they go round in one thread's part of the allocator. Freed by the
+    /// writer, thousands at once, they had callers wait for the allocator's lock.
+    spent: Vec<Op>,
 }
 
 impl State {
     /// What counts against the bounds (Q2): what is in a commit that fails could not be given up.
     fn held(&self) -> Load {
         if self.failing.is_some() { self.load.minus(self.working) } else { self.load }
-    }
-}
-
-/// Room in the queue, given back when dropped unless it was used.
-#[derive(Debug)]
-pub(crate) struct Room<'q> {
-    queue: &'q Queue,
-    load: Load,
-    used: bool,
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        if !self.used {
-            let mut state = self.queue.state.lock();
-            state.load = state.load.minus(self.load);
-            self.queue.leave_room(&mut state);
-            self.queue.progress.notify_all();
-        }
     }
 }
 
@@ -181,6 +135,8 @@ pub(crate) enum Reserved<'q> {
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     pub(crate) ops: Vec<Op>,
+    /// Theirs.
+    load: Load,
     /// The number of this batch: at least that of its operations, below that of all later ones.
     pub(crate) number: u64,
     /// Hand down all recency, and then say that this flush is done.
@@ -224,6 +180,8 @@ impl Queue {
         patience: Duration,
         ahead: impl Fn() -> Load,
     ) -> Reserved<'_> {
+        // Before the lock, so dropped behind it.
+        let _spent;
         let mut state = self.state.lock();
         let mut deadline = None;
         loop {
@@ -239,6 +197,7 @@ impl Queue {
             if fits || alone || self.is_writer() {
                 state.load = state.load.plus(load);
                 state.rooms += 1;
+                _spent = state.spent.pop();
                 return Reserved::Room(Room { queue: self, load, used: false });
             }
             if state.failing.is_some() || state.closed {
@@ -533,6 +492,11 @@ impl Queue {
             if commit || asked {
                 return Some(take(&mut state, self.bounds, pace));
             }
+            if !state.spent.is_empty() {
+                // There is time, and who knows whether somebody comes for it.
+                state = self.free_spent(state);
+                continue;
+            }
             if pace.is_shared {
                 return None;
             }
@@ -556,6 +520,23 @@ impl Queue {
         self.progress.notify_all();
     }
 
+    /// Leaves the operations of a batch that is done for those who are given room, unless a caller's batch
+    /// or a large value made it much larger than others (Q4). For the writer.
+    pub(crate) fn spend(&self, work: Work) {
+        let is_usual = work.load.bytes <= 2 * (self.bounds.bytes_max / EARLY_FRACTION);
+        let spent = if is_usual { work.ops } else { Vec::new() };
+        let left = std::mem::replace(&mut self.state.lock().spent, spent);
+        drop(left);
+    }
+
+    /// Frees what callers have left, without the lock.
+    fn free_spent<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let spent = std::mem::take(&mut state.spent);
+        drop(state);
+        drop(spent);
+        self.state.lock()
+    }
+
     /// What was asked for along with this work is done. For the writer.
     pub(crate) fn answered(&self, work: &Work) {
         let mut state = self.state.lock();
@@ -573,6 +554,7 @@ impl Queue {
         state.failures += 1;
         state.hurry = false;
         self.progress.notify_all();
+        state = self.free_spent(state);
         let until = monotonic().checked_add(pause);
         while !state.closing && !state.hurry && until.is_some_and(|until| monotonic() < until) {
             if let Some(until) = until {
@@ -589,6 +571,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.closed = true;
         self.progress.notify_all();
+        drop(self.free_spent(state));
     }
 
     /// The error of the last attempt, if the disk fails.
@@ -646,6 +629,7 @@ fn take(state: &mut State, bounds: Bounds, pace: Pace) -> Work {
     state.working = load;
     Work {
         ops,
+        load,
         number,
         flush: state.flushes.take(number).map(|(ticket, ())| ticket),
         sweep: state.sweeps.take(number).map(|(ticket, sweep)| (sweep, ticket)),
@@ -655,3 +639,6 @@ fn take(state: &mut State, bounds: Bounds, pace: Pace) -> Work {
         close: all && state.closing && state.rooms == 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,9 @@ pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
         let step = AssertUnwindSafe(|| {
             work.is_none_or(|work| {
                 upkeep.prepare(disk, &mut writer, &work);
-                core.work_off(disk, &mut writer, &work)
+                let kept = core.work_off(disk, &mut writer, &work);
+                disk.queue.spend(work);
+                kept
             }) && (close || core.keep_compact(disk, &mut writer, &mut upkeep))
         });
         let kept = catch_unwind(step).unwrap_or_else(|_| {
