@@ -54,9 +54,10 @@ impl Table {
     /// Has the processor fetch an entry with these bits, or one that looks like it.
     #[inline]
     pub(super) fn fetch_ahead(&self, check: Check) {
-        if let Some(held) = self.records.iter_hash(check.table_hash()).next() {
+        let _ = self.records.find(check.table_hash(), |held| {
             held.fetch_ahead(0);
-        }
+            true
+        });
     }
 
     /// An entry with these bits that is filed under this number.

@@ -21,7 +21,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
-use super::{Control, HAS_BELOW, NEVER, Record};
+use super::{Control, NEVER, Record};
 use crate::strategy::HITS_MAX;
 
 /// What the counter has on top while the memory tier holds the record.
@@ -32,9 +32,9 @@ const TAKEN_MAX: u32 = 1 << 28;
 const COUNTED_MAX: u32 = 1 << 28;
 
 /// In `Control::place`: the tier below has the entry.
-const IS_BELOW: u32 = 1 << 30;
+const IS_BELOW: u32 = 1 << 31;
 /// In `Control::place`: three bits that count hits, up to [`HITS_MAX`].
-const HIT: u32 = 1 << 27;
+const HIT: u32 = 1 << 28;
 const HITS: u32 = HIT * HITS_MAX;
 /// The largest number that an order can file an entry under.
 pub(crate) const FILED_MAX: u32 = HIT - 1;
@@ -208,7 +208,7 @@ impl Held {
     }
 }
 
-const _: () = assert!((HAS_BELOW | IS_BELOW | HITS | FILED_MAX) == u32::MAX && NEVER == u64::MAX);
+const _: () = assert!((IS_BELOW | HITS | FILED_MAX) == u32::MAX && NEVER == u64::MAX);
 
 /// What the memory tier keeps of a record, as whoever has a handle sees it.
 impl Record {

@@ -52,12 +52,14 @@ pub(super) fn push_moment_key(buffer: &mut Vec<u8>, moment: u64, key: &[u8]) {
 }
 
 /// A key and its row as one value: `|key length 2|key|row|`.
-pub(super) fn join_row(buffer: &mut Vec<u8>, key: &[u8], row: &[u8]) {
+pub(super) fn join_row(buffer: &mut Vec<u8>, key: &[u8], row: [&[u8]; 3]) {
     buffer.clear();
     // Keys are far shorter; the length is in the row as well.
     buffer.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
     buffer.extend_from_slice(key);
-    buffer.extend_from_slice(row);
+    for part in row {
+        buffer.extend_from_slice(part);
+    }
 }
 
 /// Undoes [`join_row`].

@@ -193,7 +193,7 @@ fn rows_are_told_from_other_pages() {
     assert!(!holds_damaged_rows(&[]));
     assert!(!holds_damaged_rows(&[1, 0, 255, 255]));
     let record = Record::of_key(b"key").redated(5, NEVER, Seal::Checksummed);
-    let row = [&3_u16.to_le_bytes()[..], b"key", record.row()].concat();
+    let row = [&3_u16.to_le_bytes()[..], b"key", &record.row().concat()].concat();
     let end = u32::try_from(16 + row.len()).unwrap().to_le_bytes();
     let leaf = [&[1, 0, 1, 0][..], &end, &9_u64.to_le_bytes(), &row].concat();
     page[..leaf.len()].copy_from_slice(&leaf);
