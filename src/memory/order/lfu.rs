@@ -211,6 +211,7 @@ impl EvictionOrder for Lfu {
         if self.entries() == 0 || max_entries.is_some_and(|most| most < room) && is_smaller {
             self.sketch = fresh;
         }
+        self.sketch.expect(max_entries);
     }
 
     fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {

@@ -12,14 +12,15 @@
 //! by the halving.
 //!
 //! A sketch that has become too small is doubled: each block stands there twice then, and whatever a key
-//! had counted is found in the block that it has now. One that has become far too large, since most
-//! entries have left, is halved again, as it is aged: of two counters the larger one stays.
+//! had counted is found in the block that it has now. Where it is known how many entries there will be, that
+//! is done early, for what is counted while the cache fills decides who stays. One that has become far too
+//! large, since most entries have left, is halved again, as it is aged: of two counters the larger one stays.
 //!
 //! # Invariants
 //!
 //! - **K1** there is at least one block, and there are no parts of blocks.
-//! - **K2** but for the least sizes, there is at most one word for each entry as it grows, and four once it
-//!   was aged.
+//! - **K2** but for the least sizes, there is as it grows at most one word for each entry that is there or is
+//!   expected, and of those that are there four; once it was aged, four for each that is there.
 
 /// Words of a block.
 const BLOCK_WORDS: usize = 8;
@@ -37,8 +38,10 @@ const COUNT_MAX: u64 = 15;
 /// what is asked for seldom, twenty makes too many keys collide.
 const ADDITIONS_PER_ENTRY: u64 = 10;
 /// A sketch has seen enough for a count of one or two to be chance after as many additions as this
-/// times the entries; once it has been halved for the first time, that is always so.
-const SETTLED_PER_ENTRY: u64 = 4;
+/// times the entries; once it has been halved for the first time, that is always so. Four lets a loop
+/// exchange half of what it would find again, and with two a cache that nearly everything fits in takes
+/// too long to learn that.
+const SETTLED_PER_ENTRY: u64 = 3;
 
 /// Estimates of how often keys were asked for.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(super) struct Sketch {
     words: Vec<u64>,
     /// Since the beginning; halved with the counters.
     additions: u64,
+    /// How many entries will be there, if known.
+    expected: u64,
 }
 
 impl Sketch {
@@ -57,7 +62,13 @@ impl Sketch {
         while blocks >= FIRST_BLOCKS_MAX {
             blocks /= 2;
         }
-        Self { words: vec![0; blocks * BLOCK_WORDS], additions: 0 }
+        let words = vec![0; blocks * BLOCK_WORDS];
+        Self { words, additions: 0, expected: entries_max.unwrap_or(0) }
+    }
+
+    /// Notes that there will be so many entries now, if that is known.
+    pub(super) fn expect(&mut self, entries_max: Option<u64>) {
+        self.expected = entries_max.unwrap_or(0);
     }
 
     /// How often this key was asked for, about.
@@ -87,7 +98,9 @@ impl Sketch {
     /// Grows with the number of entries, and halves the counts when it is time.
     pub(super) fn keep_up(&mut self, entries: u64) {
         let room = u64::try_from(self.words.len()).unwrap_or(u64::MAX);
-        if room.saturating_mul(2) <= entries {
+        let is_expected =
+            room <= entries.saturating_mul(2) && room.saturating_mul(2) <= self.expected;
+        if is_expected || room.saturating_mul(2) <= entries {
             self.words =
                 self.words.chunks(BLOCK_WORDS).flat_map(|block| [block, block].concat()).collect();
         }
@@ -202,6 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn a_sketch_for_so_many_entries_has_its_place_when_half_of_them_are_in() {
+        let mut sketch = Sketch::new(Some(4096));
+        for entries in 1..=1024 {
+            sketch.keep_up(entries);
+        }
+        assert_eq!(sketch.len_words(), 4096);
+        sketch.expect(Some(10_000));
+        sketch.keep_up(2048);
+        assert_eq!(sketch.len_words(), 8192);
+    }
+
+    #[test]
     fn growing_keeps_all_counts_and_at_most_eight_bytes_an_entry() {
         for limit in [None, Some(1000), Some(4096), Some(100_000)] {
             let mut sketch = Sketch::new(limit);
@@ -212,7 +237,8 @@ mod tests {
             for entries in 50..100_000u64 {
                 sketch.keep_up(entries);
                 let words = sketch.len_words();
-                assert!(words <= least.max(usize::try_from(entries).unwrap()), "K2: {words} words");
+                let most = entries.max((4 * entries).min(limit.unwrap_or(0)));
+                assert!(words <= least.max(usize::try_from(most).unwrap()), "K2: {words} words");
                 assert_eq!(words % BLOCK_WORDS, 0, "K1");
             }
             assert!((0..50u64).all(|key| sketch.estimate(key) >= 3));
@@ -225,7 +251,7 @@ mod tests {
         let mut sketch = Sketch::new(Some(100));
         sketch.add(1, 12);
         for key in 0..988u64 {
-            assert!(!sketch.is_settled(100) || sketch.additions >= 400);
+            assert!(!sketch.is_settled(100) || sketch.additions >= 300);
             sketch.add(1000 + key % 90, 1);
         }
         assert_eq!(sketch.estimate(1), 12);
