@@ -44,6 +44,7 @@
 //! - one resident that waits at the end until it loses: it may be stale, and the edge finds fewer hits.
 
 mod ghosts;
+mod plain;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -65,7 +66,8 @@ const RANDOM_ONE_IN: u64 = 128;
 /// The order of W-TinyLFU.
 #[derive(Debug)]
 pub(in crate::memory) struct Lfu {
-    /// The window, the body and the edge (F1). The mark is the time when an entry came into the window.
+    /// The window, the body and the edge (F1). The mark is the time when an entry came into the window, or when
+    /// it was found to be accessed last in the main part.
     segments: Segments<3>,
     sketch: Sketch,
     share: Share,
@@ -145,7 +147,7 @@ impl Lfu {
                 return Some(id);
             }
             chances -= 1;
-            self.share.window_hit(hits);
+            self.share.window_hit();
             self.segments.send(WINDOW, id);
             self.segments.set_mark(id, self.share.time());
         }
@@ -159,18 +161,30 @@ impl Lfu {
             while self.segments.len(EDGE) < Share::edge(self.entries())
                 && let Some(id) = self.segments.back(BODY)
             {
-                let is_hit = chances > 0 && self.count(id, entries) > 0;
+                let hits = if chances > 0 { self.count(id, entries) } else { 0 };
                 chances = chances.saturating_sub(1);
-                self.segments.send(if is_hit { BODY } else { EDGE }, id);
+                if hits > 0 {
+                    self.note_main_hit(id, hits, entries);
+                }
+                self.segments.send(if hits > 0 { BODY } else { EDGE }, id);
             }
             let id = self.segments.back(EDGE)?;
-            if self.count(id, entries) == 0 || chances == 0 {
+            let hits = self.count(id, entries);
+            if hits == 0 || chances == 0 {
                 return Some(id);
             }
             chances -= 1;
+            self.note_main_hit(id, hits, entries);
             self.share.edge_hit();
             self.segments.send(BODY, id);
         }
+    }
+
+    /// Notes the hits of an entry in the main part, and when the last one was.
+    fn note_main_hit(&mut self, id: EntryId, hits: u32, entries: &dyn Entries) {
+        let stamp = entries.stamp(id).as_nanos();
+        let last = self.share.main_hit(hits, self.segments.mark_of(id), stamp);
+        self.segments.set_mark(id, last);
     }
 
     /// Takes an entry's hits over into the sketch; gives them.
@@ -218,7 +232,7 @@ impl EvictionOrder for Lfu {
         let hash = entries.hash(id);
         self.segments.insert(WINDOW, id, entries.charge(id));
         let all = self.entries();
-        self.share.came_in(hash, self.segments.len(WINDOW), all, entries);
+        self.share.came_in(id, self.segments.len(WINDOW), all, entries);
         self.segments.set_mark(id, self.share.time());
         self.sketch.add(hash, 1);
         self.sketch.keep_up(all);
@@ -232,9 +246,9 @@ impl EvictionOrder for Lfu {
         if self.named == Some(id) {
             self.named = None;
         }
-        if leaving == Leaving::Evicted && self.segments.queue_of(id) == Some(WINDOW) {
-            let all = self.entries();
-            self.share.turned_away(entries.hash(id), self.segments.mark_of(id), all);
+        if leaving == Leaving::Evicted {
+            let (all, was_main) = (self.entries(), self.segments.queue_of(id) != Some(WINDOW));
+            self.share.evicted(entries.hash(id), self.segments.mark_of(id), was_main, all);
         }
         self.segments.remove(id);
     }

@@ -16,9 +16,13 @@
 //! deviation, the share moves, by the more the clearer it is. Ten looks are taken while as many entries
 //! come in as there are, and what was counted fades over that time.
 //!
-//! A strip sees no further than it is wide. So the whole is weighed as well, less often: if keys come back
-//! soon enough that a plain queue of all entries would have held them, more of them than there were hits
-//! in all of the main part, that queue would have done better, and the window grows by the difference.
+//! A strip sees no further than it is wide, and the smaller the main part, the more often each of its
+//! entries comes to the edge: there the strips say that it should grow where it should not. So the whole is
+//! weighed as well, less often, against exact LRU of the same size ([`Plain`]). Where that would have found
+//! more, by three times the standard deviation, the window grows by the difference, one strip at most; and
+//! unless it would have found less, by as much, the window does not shrink. If after that fewer requests are
+//! hits than before, by twice the standard deviation, the window is set back to what it was, and for some
+//! looks the whole does not count: for twice as many each time that this happens again.
 //!
 //! The paper on adaptive sizes (Einziger, Eytan, Friedman, Manes, 2018) climbs by the hit ratio instead.
 //! That was tried, and takes many more requests to be sure of a step, since the ratio also moves with
@@ -29,7 +33,8 @@
 //! - **W1** the share is from `PARTS_MIN` to `PARTS_MAX`.
 
 use super::ghosts::Ghosts;
-use crate::strategy::Entries;
+use super::plain::Plain;
+use crate::strategy::{Entries, EntryId};
 
 /// A share of 1.
 pub(super) const PARTS: u64 = 1 << 16;
@@ -47,8 +52,10 @@ const EDGE_MIN: u64 = 4;
 const LOOKS: u64 = 10;
 /// Looks at the whole come once in as many insertions as this times the entries.
 const WHOLE_PER_ENTRY: u64 = 2;
+/// The longest pause after trials that fail, in looks at the whole.
+const PAUSE_MAX: u32 = 64;
 /// What one hit counts, so that counts can fade by tenths.
-const HIT: u64 = 1 << 8;
+pub(super) const HIT: u64 = 1 << 8;
 
 /// The window's share, and what it is decided by.
 #[derive(Debug)]
@@ -65,20 +72,22 @@ pub(super) struct Share {
     whole: Whole,
 }
 
-/// What is counted for a look at the whole.
+/// What is kept for the looks at the whole.
 #[derive(Debug, Default)]
 struct Whole {
+    plain: Plain,
+    /// Since the last look.
     insertions: u64,
-    /// What a plain queue would have held.
-    ghost_hits: u64,
-    /// Hits found in the window.
-    window_hits: u64,
     /// Hits of the cache up to the last look.
     hits_before: u64,
-    /// The time of the last look.
-    time_before: u32,
-    /// Hits in the main part between the last two looks, and the time that went by.
-    pace: (u64, u64),
+    /// What the window has grown on trial from: the share, hits and requests.
+    trial: Option<(u64, u64, u64)>,
+    /// Looks that are left until the whole is asked again, and how many it will be after the next trial that
+    /// fails.
+    pause: u32,
+    next_pause: u32,
+    /// Whether the window may not shrink.
+    holds: bool,
 }
 
 impl Share {
@@ -110,36 +119,41 @@ impl Share {
         self.time
     }
 
-    /// An entry in the window was found with so many hits, and is as if it came in now.
-    pub(super) fn window_hit(&mut self, hits: u32) {
+    /// An entry in the window was found with hits, and is as if it came in now.
+    pub(super) fn window_hit(&mut self) {
         self.time = self.time.wrapping_add(1);
-        self.whole.window_hits += u64::from(hits);
+        self.whole.plain.second_chance();
     }
 
-    /// An entry of the main part's strip was found with hits.
+    /// An entry of the main part with this stamp was found with so many hits; it was accessed `before`. Gives
+    /// the time when it was last.
+    pub(super) fn main_hit(&mut self, hits: u32, before: u32, stamp: u64) -> u32 {
+        let last = self.whole.plain.tick(stamp, self.time);
+        self.whole.plain.main_hit(hits, before, last);
+        last
+    }
+
+    /// That was in the main part's strip.
     pub(super) fn edge_hit(&mut self) {
         self.time = self.time.wrapping_add(1);
         self.edge_hits += HIT;
     }
 
-    /// An entry was turned away at the end of the window.
-    pub(super) fn turned_away(&mut self, hash: u64, born: u32, entries: u64) {
-        self.ghosts.note(hash, born, self.time, entries);
+    /// An entry was evicted, which came into the window, or was last accessed in the main part, at `born`.
+    pub(super) fn evicted(&mut self, hash: u64, born: u32, was_main: bool, entries: u64) {
+        self.ghosts.note(hash, born, was_main, self.time, entries);
     }
 
     /// An entry has come in, with so many in the window and in all.
-    pub(super) fn came_in(&mut self, hash: u64, window: u64, all: u64, entries: &dyn Entries) {
+    pub(super) fn came_in(&mut self, id: EntryId, window: u64, all: u64, entries: &dyn Entries) {
         self.time = self.time.wrapping_add(1);
-        if let Some(born) = self.ghosts.take(hash) {
+        self.whole.plain.came_in(entries.stamp(id).as_nanos());
+        if let Some((born, was_main)) = self.ghosts.take(entries.hash(id)) {
             let away = u64::from(self.time.wrapping_sub(born));
-            if away <= all.min(window + Self::edge(all)) {
+            if !was_main && away <= all.min(window + Self::edge(all)) {
                 self.ghost_hits += HIT;
             }
-            // In a plain queue, hits of the main part would have put entries in front of it, too.
-            let (main_hits, time) = self.whole.pace;
-            if away.saturating_mul(main_hits + time) <= all.saturating_mul(time.max(1)) {
-                self.whole.ghost_hits += 1;
-            }
+            self.whole.plain.came_again(away);
         }
         self.insertions += 1;
         if self.insertions * LOOKS >= all {
@@ -148,14 +162,15 @@ impl Share {
         }
         self.whole.insertions += 1;
         if self.whole.insertions >= all * WHOLE_PER_ENTRY {
-            self.look_at_whole(all, entries.hits_so_far());
+            self.look_at_whole(window, all, entries.hits_so_far());
         }
     }
 
     fn look(&mut self) {
         let sum = self.ghost_hits + self.edge_hits;
         let difference = self.ghost_hits.abs_diff(self.edge_hits);
-        if is_clear(difference, sum, HIT) {
+        let shrinks = self.edge_hits > self.ghost_hits;
+        if is_clear(difference, sum, 2) && !(shrinks && self.whole.holds) {
             let step = PARTS / EDGE * difference / sum;
             let parts = if self.ghost_hits > self.edge_hits {
                 self.parts + step
@@ -170,21 +185,32 @@ impl Share {
         }
     }
 
-    fn look_at_whole(&mut self, all: u64, hits_so_far: u64) {
-        let hits = hits_so_far.saturating_sub(self.whole.hits_before);
-        let main_hits = hits.saturating_sub(self.whole.window_hits);
-        let ghost_hits = self.whole.ghost_hits;
-        let more = ghost_hits.saturating_sub(main_hits);
-        if is_clear(more, ghost_hits + main_hits, 1) {
-            self.parts = (self.parts + PARTS * more / all.max(1)).min(PARTS_MAX);
+    fn look_at_whole(&mut self, window: u64, all: u64, hits_so_far: u64) {
+        let whole = &mut self.whole;
+        let hits = hits_so_far.saturating_sub(whole.hits_before);
+        let requests = hits + whole.insertions;
+        if let Some((parts, hits_before, requests_before)) = whole.trial.take() {
+            if are_clearly_fewer((hits, requests), (hits_before, requests_before)) {
+                self.parts = self.parts.min(parts);
+                whole.pause = whole.next_pause;
+                whole.next_pause = (2 * whole.next_pause).clamp(1, PAUSE_MAX);
+            } else {
+                whole.next_pause = 0;
+            }
         }
-        let passed = u64::from(self.time.wrapping_sub(self.whole.time_before));
-        self.whole = Whole {
-            hits_before: hits_so_far,
-            time_before: self.time,
-            pace: (main_hits, passed),
-            ..Whole::default()
-        };
+        let (gains, losses) = whole.plain.counts();
+        let sum = gains + losses;
+        let is_worse = losses > gains && is_clear(losses - gains, sum, 3);
+        whole.holds = !is_worse && whole.pause == 0;
+        let grows = gains > losses && whole.pause == 0 && is_clear(gains - losses, sum, 3);
+        if grows {
+            whole.trial = Some((self.parts, hits, requests));
+            let step = (PARTS * (gains - losses) / (HIT * all.max(1))).min(PARTS / EDGE);
+            self.parts = (self.parts + step).min(PARTS_MAX);
+        }
+        whole.plain.count_anew(!grows, window, all, self.time);
+        whole.pause = whole.pause.saturating_sub(1);
+        (whole.insertions, whole.hits_before) = (0, hits_so_far);
     }
 
     /// Checks every invariant.
@@ -195,7 +221,61 @@ impl Share {
     }
 }
 
-/// Whether a difference of counts is more than twice its standard deviation by chance.
-fn is_clear(difference: u64, sum: u64, unit: u64) -> bool {
-    difference.saturating_mul(difference) > sum.saturating_mul(4 * unit)
+/// Whether a difference of counts in `HIT`s is more than so many times its standard deviation by chance.
+fn is_clear(difference: u64, sum: u64, deviations: u64) -> bool {
+    difference.saturating_mul(difference) > sum.saturating_mul(deviations * deviations * HIT)
+}
+
+/// Whether of some requests a smaller part were hits than of others, by more than twice the standard
+/// deviation of that. Both are `(hits, requests)`.
+fn are_clearly_fewer((hits, requests): (u64, u64), (others, other_requests): (u64, u64)) -> bool {
+    let [hits, requests, others, of] = [hits, requests, others, other_requests].map(u128::from);
+    let (all, both) = (hits + others, requests + of);
+    let more = (others * requests).saturating_sub(hits * of);
+    // Of all requests the same part would have been hits, and both counts spread about it.
+    let spread = all * (both - all.min(both)) / both.max(1);
+    more / requests.max(1) * more / of.max(1) > 4 * spread
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One look at the whole, after 200 insertions and so many hits, where exact LRU would have found
+    /// `gains` more; the share in percent, and the looks that are left of a pause.
+    fn look(share: &mut Share, hits: u64, gains: u32) -> (u64, u32) {
+        (0..gains).for_each(|_| share.whole.plain.came_again(0));
+        share.whole.insertions = 200;
+        share.look_at_whole(10, 100, share.whole.hits_before + hits);
+        share.whole.plain = Plain::default();
+        ((share.parts * 100).div_ceil(PARTS), share.whole.pause)
+    }
+
+    #[test]
+    fn a_trial_that_fails_is_taken_back_and_pauses_double() {
+        let mut share = Share::new();
+        assert_eq!(look(&mut share, 800, 5), (10, 0), "not clear");
+        assert_eq!(look(&mut share, 800, 100), (15, 0));
+        assert_eq!(look(&mut share, 780, 100), (20, 0), "no clearly fewer");
+        let looks_until_the_next_trial: Vec<usize> = (0..9)
+            .map(|_| {
+                assert_eq!(look(&mut share, 400, 0).0, 15);
+                (1..100).find(|_| look(&mut share, 800, 100).0 == 20).unwrap_or(100)
+            })
+            .collect();
+        assert_eq!(looks_until_the_next_trial, [1, 1, 2, 4, 8, 16, 32, 64, 64]);
+        // One that does not fail ends that.
+        assert_eq!(look(&mut share, 800, 100).0, 25);
+        assert_eq!(look(&mut share, 400, 0), (20, 0));
+    }
+
+    #[test]
+    fn fewer_hits_are_told_from_chance() {
+        // 80 % of 1000: the standard deviation of a difference is 1.8 %.
+        assert!(!are_clearly_fewer((770, 1000), (800, 1000)));
+        assert!(are_clearly_fewer((750, 1000), (800, 1000)));
+        assert!(!are_clearly_fewer((850, 1000), (800, 1000)));
+        assert!(!are_clearly_fewer((0, 0), (800, 1000)) && !are_clearly_fewer((1, 2), (0, 0)));
+        assert!(are_clearly_fewer((1 << 40, 1 << 41), (1 << 40, (1 << 41) - (1 << 30))));
+    }
 }

@@ -1,11 +1,13 @@
 //! The order against a slow one that is plain to see through, and against workloads made to defeat it.
 
+mod slow;
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
-use super::ghosts::Ghosts;
+use self::slow::Slow;
 use super::*;
 use crate::strategy::HITS_MAX;
 use crate::time::Timestamp;
@@ -16,6 +18,8 @@ struct Table {
     held: HashMap<usize, Held>,
     hits_so_far: u64,
     coming: (u64, u64),
+    /// The time: moves on with each request.
+    now: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -23,12 +27,15 @@ struct Held {
     key: u64,
     charge: u64,
     hits: u32,
+    stamp: u64,
 }
 
 impl Table {
     fn hit(&mut self, id: EntryId) {
+        self.now += 1_000;
         let held = self.held.get_mut(&id.index()).unwrap();
         held.hits = (held.hits + 1).min(HITS_MAX);
+        held.stamp = self.now;
         self.hits_so_far += 1;
     }
 }
@@ -42,8 +49,8 @@ impl Entries for Table {
         std::mem::take(&mut self.held.get_mut(&id.index()).unwrap().hits)
     }
 
-    fn stamp(&self, _: EntryId) -> Timestamp {
-        Timestamp::default()
+    fn stamp(&self, id: EntryId) -> Timestamp {
+        Timestamp::from_nanos(self.held[&id.index()].stamp)
     }
 
     fn deadline(&self, _: EntryId) -> Option<Timestamp> {
@@ -169,7 +176,9 @@ impl<O: EvictionOrder> Cache<O> {
 
     fn enter(&mut self, key: u64, charge: u64) {
         let id = EntryId(self.free.pop().unwrap_or(u32::try_from(self.ids.len()).unwrap()));
-        self.table.held.insert(id.index(), Held { key, charge, hits: 0 });
+        self.table.now += 1_000;
+        let stamp = self.table.now;
+        self.table.held.insert(id.index(), Held { key, charge, hits: 0, stamp });
         self.ids.insert(key, id);
         self.order.insert(id, &mut self.table);
     }
@@ -187,243 +196,6 @@ impl<O: EvictionOrder> Cache<O> {
             self.order.replace(id, &mut self.table);
             self.make_room(None);
         }
-    }
-}
-
-/// The same algorithm with lists that are searched, the oldest entry first.
-#[derive(Debug)]
-struct Slow {
-    queues: [Vec<EntryId>; 3],
-    charges: HashMap<EntryId, u64>,
-    born: HashMap<EntryId, u64>,
-    sketch: Sketch,
-    ghosts: Ghosts,
-    named: Option<EntryId>,
-    by_bytes: bool,
-    random: u64,
-    parts: u64,
-    time: u64,
-    /// In 256ths.
-    ghost_hits: u64,
-    edge_hits: u64,
-    insertions: u64,
-    insertions_whole: u64,
-    ghost_hits_whole: u64,
-    window_hits: u64,
-    hits_before: u64,
-    time_before: u64,
-    pace: (u64, u64),
-}
-
-impl Slow {
-    fn new(seed: u64) -> Self {
-        Self {
-            queues: [vec![], vec![], vec![]],
-            charges: HashMap::new(),
-            born: HashMap::new(),
-            sketch: Sketch::new(None),
-            ghosts: Ghosts::default(),
-            named: None,
-            by_bytes: false,
-            random: seed | 1,
-            parts: 6553,
-            time: 0,
-            ghost_hits: 0,
-            edge_hits: 0,
-            insertions: 0,
-            insertions_whole: 0,
-            ghost_hits_whole: 0,
-            window_hits: 0,
-            hits_before: 0,
-            time_before: 0,
-            pace: (0, 0),
-        }
-    }
-
-    fn all(&self) -> u64 {
-        self.queues.iter().map(|queue| queue.len() as u64).sum()
-    }
-
-    fn held(&self, queue: &[EntryId]) -> u64 {
-        queue.iter().map(|id| if self.by_bytes { self.charges[id] } else { 1 }).sum()
-    }
-
-    fn send(&mut self, to: usize, id: EntryId) {
-        for queue in &mut self.queues {
-            queue.retain(|other| *other != id);
-        }
-        self.queues[to].push(id);
-    }
-
-    fn look_at(&mut self, id: EntryId, entries: &mut dyn Entries) -> u32 {
-        let hits = entries.take_hits(id);
-        if hits > 0 {
-            self.sketch.add(entries.hash(id), hits);
-        }
-        hits
-    }
-
-    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
-        let mut chances = self.queues[0].len();
-        loop {
-            let id = *self.queues[0].first()?;
-            let hits = self.look_at(id, entries);
-            if hits == 0 || chances == 0 {
-                return Some(id);
-            }
-            chances -= 1;
-            self.time += 1;
-            self.window_hits += u64::from(hits);
-            self.send(0, id);
-            self.born.insert(id, self.time);
-        }
-    }
-
-    fn resident(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
-        let mut chances = 2 * (self.queues[1].len() + self.queues[2].len());
-        let edge = usize::try_from(self.all().div_ceil(20).max(4)).unwrap();
-        loop {
-            while self.queues[2].len() < edge && !self.queues[1].is_empty() {
-                let id = self.queues[1][0];
-                let hit = chances > 0 && self.look_at(id, entries) > 0;
-                chances = chances.saturating_sub(1);
-                self.send(if hit { 1 } else { 2 }, id);
-            }
-            let id = *self.queues[2].first()?;
-            if self.look_at(id, entries) == 0 || chances == 0 {
-                return Some(id);
-            }
-            chances -= 1;
-            self.time += 1;
-            self.edge_hits += 256;
-            self.send(1, id);
-        }
-    }
-
-    fn choose(&mut self, coming: u64, entries: &mut dyn Entries) -> Option<EntryId> {
-        loop {
-            let window = self.held(&self.queues[0]);
-            let all = window + self.held(&self.queues[1]) + self.held(&self.queues[2]);
-            let share = (all * self.parts / 65_536).max(1);
-            if window + coming <= share
-                && let Some(resident) = self.resident(entries)
-            {
-                return Some(resident);
-            }
-            let Some(candidate) = self.candidate(entries) else { return self.resident(entries) };
-            if window - self.held(&[candidate]) >= share {
-                self.send(1, candidate);
-                continue;
-            }
-            let Some(resident) = self.resident(entries) else { return Some(candidate) };
-            let often = self.sketch.estimate(entries.hash(candidate));
-            let seldom = self.sketch.estimate(entries.hash(resident));
-            let is_settled = self.sketch.is_settled(self.all());
-            let wins = often > seldom && (!is_settled || often > 2 && often > seldom + 1);
-            if wins || often >= 3 && self.lucky() {
-                self.send(1, candidate);
-                return Some(resident);
-            }
-            self.send(2, resident);
-            return Some(candidate);
-        }
-    }
-
-    fn lucky(&mut self) -> bool {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32).is_multiple_of(128)
-    }
-
-    fn adapt(&mut self, hits_so_far: u64) {
-        self.insertions += 1;
-        if self.insertions * 10 >= self.all() {
-            self.insertions = 0;
-            let (sum, more) =
-                (self.ghost_hits + self.edge_hits, self.ghost_hits.abs_diff(self.edge_hits));
-            if more * more > 4 * 256 * sum {
-                let step = 65_536 / 20 * more / sum;
-                let grown = self.parts + if self.ghost_hits > self.edge_hits { step } else { 0 };
-                let shrunk = if self.ghost_hits < self.edge_hits { step } else { 0 };
-                self.parts = grown.saturating_sub(shrunk).clamp(655, 65_536 - 655);
-                (self.ghost_hits, self.edge_hits) = (0, 0);
-            } else {
-                self.ghost_hits -= self.ghost_hits / 10;
-                self.edge_hits -= self.edge_hits / 10;
-            }
-        }
-        self.insertions_whole += 1;
-        if self.insertions_whole >= 2 * self.all() {
-            let main = (hits_so_far - self.hits_before).saturating_sub(self.window_hits);
-            let more = self.ghost_hits_whole.saturating_sub(main);
-            if more * more > 4 * (self.ghost_hits_whole + main) {
-                self.parts = (self.parts + 65_536 * more / self.all()).min(65_536 - 655);
-            }
-            self.pace = (main, self.time - self.time_before);
-            (self.hits_before, self.time_before) = (hits_so_far, self.time);
-            (self.insertions_whole, self.ghost_hits_whole, self.window_hits) = (0, 0, 0);
-        }
-    }
-}
-
-impl EvictionOrder for Slow {
-    fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
-        (self.by_bytes, self.named) = (max_bytes.is_some(), None);
-        let (words, fresh) = (self.sketch.len_words(), Sketch::new(max_entries));
-        let is_too_small = max_entries.is_some_and(|most| most < words as u64);
-        if self.all() == 0 || is_too_small && fresh.len_words() < words {
-            self.sketch = fresh;
-        }
-        self.sketch.expect(max_entries);
-    }
-
-    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
-        self.charges.insert(id, entries.charge(id));
-        self.queues[0].push(id);
-        self.time += 1;
-        if let Some(born) = self.ghosts.take(entries.hash(id)) {
-            let away = self.time - u64::from(born);
-            let edge = self.all().div_ceil(20).max(4);
-            if away <= self.all() && away <= self.queues[0].len() as u64 + edge {
-                self.ghost_hits += 256;
-            }
-            if away * (self.pace.0 + self.pace.1) <= self.all() * self.pace.1.max(1) {
-                self.ghost_hits_whole += 1;
-            }
-        }
-        self.adapt(entries.hits_so_far());
-        self.born.insert(id, self.time);
-        self.sketch.add(entries.hash(id), 1);
-        self.sketch.keep_up(self.all());
-    }
-
-    fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {
-        self.charges.insert(id, entries.charge(id));
-    }
-
-    fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries) {
-        self.named = self.named.filter(|named| *named != id);
-        if leaving == Leaving::Evicted && self.queues[0].contains(&id) {
-            let (born, now) =
-                (u32::try_from(self.born[&id]).unwrap(), u32::try_from(self.time).unwrap());
-            self.ghosts.note(entries.hash(id), born, now, self.all());
-        }
-        for queue in &mut self.queues {
-            queue.retain(|other| *other != id);
-        }
-    }
-
-    fn victim(
-        &mut self,
-        newcomer: Option<&NewEntry<'_>>,
-        entries: &mut dyn Entries,
-    ) -> Option<Victim> {
-        if self.named.is_none() {
-            let coming = if self.by_bytes { newcomer.map_or(1, NewEntry::charge) } else { 1 };
-            self.named = self.choose(coming, entries);
-        }
-        self.named.map(Victim::Entry)
     }
 }
 
@@ -505,6 +277,35 @@ proptest! {
     }
 }
 
+/// Keys that are asked for around one that moves on by one in so many requests.
+fn drift(around: u64, every: u64) -> impl Iterator<Item = u64> {
+    random(around).zip(0..).map(move |(key, nth)| nth / every + key)
+}
+
+/// Looks at the whole, trials and pauses take more requests than the histories above have.
+#[test]
+fn it_decides_as_the_slow_one_does_over_many_requests() {
+    for entries in [30, 60] {
+        let mut cache = Cache::new(Lfu::new(3), Some(entries), None);
+        let mut slow = Cache::new(Slow::new(3), Some(entries), None);
+        let looped = |keys: u64| (0..).map(move |nth| 10_000 + nth % keys);
+        for round in 0..4 {
+            let keys = drift(2 * entries, 8)
+                .take(4_000)
+                .chain(looped(entries + 1).take(2_000))
+                .chain(drift(entries + entries / 4, 20).take(4_000))
+                .chain(
+                    random(8 * entries).zip(random(8 * entries)).map(|(a, b)| a.min(b)).take(2_000),
+                )
+                .chain(looped(2 * entries).take(1_000));
+            for key in keys {
+                assert_eq!(cache.ask(key, 1), slow.ask(key, 1), "round {round}, key {key}");
+            }
+            assert_eq!(cache.evicted, slow.evicted);
+        }
+    }
+}
+
 /// Hits in percent, of the second half of what is asked.
 fn late_hits(entries: u64, keys: impl Iterator<Item = u64>) -> f64 {
     let mut cache = Cache::new(Lfu::new(1), Some(entries), None);
@@ -564,6 +365,27 @@ fn keys_that_come_back_once_and_soon_are_found_however_large_the_distance() {
     for distance in [10, 25, 40] {
         let keys = (1000..40_000u64).flat_map(|key| [key, key - distance]);
         assert!(late_hits(100, keys) > 47.0, "at {distance}");
+    }
+}
+
+#[test]
+fn where_recency_is_all_it_is_not_far_behind_exact_lru() {
+    let lru = |entries: usize, keys: &[u64]| {
+        let (mut queue, mut hits) = (Vec::new(), 0);
+        for (nth, key) in keys.iter().enumerate() {
+            let found = queue.iter().rposition(|other| other == key);
+            hits += u32::from(found.is_some() && nth >= keys.len() / 2);
+            if found.is_some() || queue.len() == entries {
+                queue.remove(found.unwrap_or(0));
+            }
+            queue.push(*key);
+        }
+        200.0 * f64::from(hits) / f64::from(u32::try_from(keys.len()).unwrap())
+    };
+    for (entries, around, every) in [(200, 250, 20), (200, 300, 5), (100, 90, 3)] {
+        let keys: Vec<u64> = drift(around, every).take(100_000).collect();
+        let (most, found) = (lru(entries, &keys), late_hits(entries as u64, keys.into_iter()));
+        assert!(found > most - 2.5, "{found} % of hits, exact LRU has {most} %");
     }
 }
 
