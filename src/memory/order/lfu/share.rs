@@ -20,7 +20,7 @@
 //! entries comes to the edge: there the strips say that it should grow where it should not. So the whole is
 //! weighed as well, less often, against exact LRU of the same size ([`Plain`]). Where that would have found
 //! more, by three times the standard deviation, the window grows by the difference, one strip at most; and
-//! unless it would have found less, by as much, the window does not shrink. If after that fewer requests are
+//! unless it would have found less, by as much, since the last look but one, the window does not shrink. If after that fewer requests are
 //! hits than before, by twice the standard deviation, the window is set back to what it was, and for some
 //! looks the whole does not count: for twice as many each time that this happens again.
 //!
@@ -86,6 +86,8 @@ struct Whole {
     /// fails.
     pause: u32,
     next_pause: u32,
+    /// Whether exact LRU would have found clearly less before the last look.
+    was_worse: bool,
     /// Whether the window may not shrink.
     holds: bool,
 }
@@ -201,7 +203,8 @@ impl Share {
         let (gains, losses) = whole.plain.counts();
         let sum = gains + losses;
         let is_worse = losses > gains && is_clear(losses - gains, sum, 3);
-        whole.holds = !is_worse && whole.pause == 0;
+        whole.holds = !is_worse && !whole.was_worse && whole.pause == 0;
+        whole.was_worse = is_worse;
         let grows = gains > losses && whole.pause == 0 && is_clear(gains - losses, sum, 3);
         if grows {
             whole.trial = Some((self.parts, hits, requests));

@@ -33,6 +33,7 @@ pub(super) struct Slow {
     trial: Option<(u64, u64, u64)>,
     pause: u64,
     next_pause: u64,
+    was_worse: bool,
     holds: bool,
 }
 
@@ -58,6 +59,7 @@ impl Slow {
             trial: None,
             pause: 0,
             next_pause: 0,
+            was_worse: false,
             holds: false,
         }
     }
@@ -206,7 +208,9 @@ impl Slow {
             }
             let (gains, losses) = self.plain.counts();
             let clear = gains.abs_diff(losses).pow(2) > 9 * 256 * (gains + losses);
-            self.holds = self.pause == 0 && !(clear && losses > gains);
+            let is_worse = clear && losses > gains;
+            self.holds = self.pause == 0 && !is_worse && !self.was_worse;
+            self.was_worse = is_worse;
             let grows = self.pause == 0 && clear && gains > losses;
             if grows {
                 self.trial = Some((self.parts, hits, requests));
