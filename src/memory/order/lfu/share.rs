@@ -20,9 +20,10 @@
 //! entries comes to the edge: there the strips say that it should grow where it should not. So the whole is
 //! weighed as well, less often, against exact LRU of the same size ([`Plain`]). Where that would have found
 //! more, by three times the standard deviation, the window grows by the difference, one strip at most; and
-//! unless it would have found less, by as much, since the last look but one, the window does not shrink. If after that fewer requests are
-//! hits than before, by twice the standard deviation, the window is set back to what it was, and for some
-//! looks the whole does not count: for twice as many each time that this happens again.
+//! unless it would have found less, by as much, since the last look but one, the window does not shrink.
+//! Should fewer requests be hits after that than before, by twice the standard deviation, the window is set
+//! back to what it was, and for some looks the whole does not count: for twice as many each time that this
+//! happens again.
 //!
 //! The paper on adaptive sizes (Einziger, Eytan, Friedman, Manes, 2018) climbs by the hit ratio instead.
 //! That was tried, and takes many more requests to be sure of a step, since the ratio also moves with
