@@ -225,7 +225,8 @@ impl EvictionOrder for Lfu {
         if self.entries() == 0 || max_entries.is_some_and(|most| most < room) && is_smaller {
             self.sketch = fresh;
         }
-        self.sketch.expect(max_entries);
+        // With a limit in bytes there may be far fewer.
+        self.sketch.expect(max_entries.filter(|_| max_bytes.is_none()));
     }
 
     fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {

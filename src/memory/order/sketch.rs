@@ -1,4 +1,5 @@
-//! How often keys were asked for of late, in at most eight bytes an entry, or 2 KiB.
+//! How often keys were asked for of late, in at most eight bytes for each entry that there is or is to be, or
+//! 2 KiB.
 //!
 //! A count-min sketch (Cormode, Muthukrishnan, 2005) of counters of four bits, of which only the smallest
 //! of a key's are raised (Estan, Varghese, 2002). It is halved now and then, so that what was
@@ -38,9 +39,10 @@ const COUNT_MAX: u64 = 15;
 /// what is asked for seldom, twenty makes too many keys collide.
 const ADDITIONS_PER_ENTRY: u64 = 10;
 /// A sketch has seen enough for a count of one or two to be chance after as many additions as this
-/// times five entries; once it has been halved for the first time, that is always so. With twenty, one in
-/// six hits on a loop of three times the entries is lost; with fifteen, one in fifty on a recorded text
-/// search of two and a half times the entries, and more where nearly all that is asked for fits.
+/// times five entries; once it has been halved for the first time, that is so unless many more come. With
+/// twenty, one in six hits on a loop of three times the entries is lost; with fifteen, one in fifty on a
+/// recorded text search of two and a half times the entries, and more where nearly all that is asked for
+/// fits.
 const SETTLED_PER_FIVE: u64 = 16;
 
 /// Estimates of how often keys were asked for.

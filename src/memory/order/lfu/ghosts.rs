@@ -1,8 +1,8 @@
 //! What was lately evicted: bits of a key's hash, when it had come in or was last accessed, and whether it
 //! was in the window or in the main part.
 //!
-//! A table of sets of four places. What is noted takes a free place of its set, or that of the one who
-//! came in first. So eight bytes an entry remember most of as many keys as there are entries. Thirty
+//! A table of sets of four places. What is noted takes a free place of its set, or that of the one whose
+//! time is the oldest. So eight bytes an entry remember most of as many keys as there are entries. Thirty
 //! bits tell a key; that one is taken for another now and then is nothing to a statistic.
 
 use super::super::sketch::scale;

@@ -11,13 +11,14 @@
 //! From then on second chances are for keys that counted before. Of the main part count those that were
 //! accessed within the reach, on an average.
 //!
-//! An entry of the main part is looked at, and had `h` hits: so many gaps, which add up to the time `t`
-//! between the last access known before and the last one now. With nothing else known of them, they are as
+//! An entry of the main part is looked at, and had `h` hits, of which seven are counted at most: so many
+//! gaps, which add up to the time `t` between the last access known before and the last one now. With nothing else known of them, they are as
 //! if cut at random (uniform spacings; Pyke, 1965): `h (1 - r/t)^(h - 1)` of them are longer than a reach of
 //! `r`, and for `(1 - r/t)^h` of the time the entry was not within it.
 //!
 //! When an entry was last accessed its stamp says; how much of the owner's time that is, goes by how much
-//! has passed between the last two looks. Stamps that users make up spoil that, and cost hits, no more.
+//! has passed between the last two looks. One that is before what is known of the entry does not count, and
+//! others that users make up cost hits, no more.
 
 use super::share::{HIT, PARTS};
 
@@ -29,7 +30,7 @@ const TICKS_MAX: u32 = u32::MAX >> 1;
 /// Counts of the plain queue.
 #[derive(Debug, Default)]
 pub(super) struct Plain {
-    /// In ticks; 0 until it is known.
+    /// In ticks; 0 until it is known, so that first all hits of the main part are losses.
     reach: u64,
     /// In `HIT`s.
     gains: u64,
@@ -71,21 +72,30 @@ impl Plain {
         )
     }
 
-    /// An entry of the main part had so many hits, and was accessed last at these two times.
+    /// An entry of the main part had so many hits, and was accessed last at these two times, of which the
+    /// second is the later one.
     pub(super) fn main_hit(&mut self, hits: u32, before: u32, last: u32) {
-        let passed = last.wrapping_sub(before);
-        let passed = if passed > TICKS_MAX { 1 } else { u64::from(passed.max(1)) };
-        let beyond = passed.saturating_sub(self.reach) * PARTS / passed;
-        let longer = (1..hits).fold(PARTS, |parts, _| parts * beyond / PARTS);
-        if beyond > 0 {
-            self.losses += u64::from(hits) * HIT * longer / PARTS;
+        let passed = u64::from(last.wrapping_sub(before).max(1));
+        if passed <= self.reach {
+            self.within = self.within.saturating_add(passed);
+            return;
         }
-        self.within += passed - passed * (longer * beyond / PARTS) / PARTS;
+        let beyond = (passed - self.reach) * PARTS / passed;
+        let longer = (1..hits).fold(PARTS, |parts, _| parts * beyond / PARTS);
+        self.losses += u64::from(hits) * HIT * longer / PARTS;
+        let within = passed - passed * (longer * beyond / PARTS) / PARTS;
+        self.within = self.within.saturating_add(within);
     }
 
     /// Gains and losses, in `HIT`s.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.gains, self.losses)
+    }
+
+    /// Forgets what was counted since the last look, but for gains and losses; the reach stays.
+    pub(super) fn begin_anew(&mut self, time: u32) {
+        (self.time_before, self.newest_before) = (time, self.newest);
+        (self.within, self.second_chances) = (0, 0);
     }
 
     /// Begins to count anew: from nothing, or with half of what was counted.
@@ -98,8 +108,7 @@ impl Plain {
         let passed = self.newest.saturating_sub(self.newest_before).max(1);
         let rate = (u128::from(ticks) << RATE_BITS) / u128::from(passed);
         self.rate = u64::try_from(rate).unwrap_or(u64::MAX);
-        (self.time_before, self.newest_before) = (time, self.newest);
-        (self.within, self.second_chances) = (0, 0);
+        self.begin_anew(time);
     }
 }
 
@@ -167,7 +176,7 @@ mod tests {
             plain.came_in(stamp);
             let last = plain.tick(u64::MAX - stamp, time);
             plain.main_hit(7, last, time);
-            plain.main_hit(1, time, last);
+            (0..3).for_each(|_| plain.main_hit(1, time, time.wrapping_sub(1)));
             plain.came_again(u64::MAX);
             plain.count_anew(true, 10, 100, time);
         }

@@ -79,6 +79,8 @@ struct Whole {
     plain: Plain,
     /// Since the last look.
     insertions: u64,
+    /// The most entries that there were.
+    most: u64,
     /// Hits of the cache up to the last look.
     hits_before: u64,
     /// What the window has grown on trial from: the share, hits and requests.
@@ -91,6 +93,14 @@ struct Whole {
     was_worse: bool,
     /// Whether the window may not shrink.
     holds: bool,
+}
+
+impl Whole {
+    /// Forgets what was counted since the last look, with so many entries left.
+    fn begin_anew(&mut self, all: u64, time: u32, hits_so_far: u64) {
+        self.plain.begin_anew(time);
+        (self.most, self.insertions, self.hits_before, self.trial) = (all, 1, hits_so_far, None);
+    }
 }
 
 impl Share {
@@ -132,6 +142,8 @@ impl Share {
     /// the time when it was last.
     pub(super) fn main_hit(&mut self, hits: u32, before: u32, stamp: u64) -> u32 {
         let last = self.whole.plain.tick(stamp, self.time);
+        // It was hit since: a stamp that says otherwise was made up, or went back.
+        let last = if is_after(last, before) { last } else { self.time };
         self.whole.plain.main_hit(hits, before, last);
         last
     }
@@ -164,6 +176,11 @@ impl Share {
             self.look();
         }
         self.whole.insertions += 1;
+        self.whole.most = self.whole.most.max(all);
+        if all * 2 < self.whole.most {
+            // Most entries have left at once: a look now would be at next to nothing.
+            self.whole.begin_anew(all, self.time, entries.hits_so_far());
+        }
         if self.whole.insertions >= all * WHOLE_PER_ENTRY {
             self.look_at_whole(window, all, entries.hits_so_far());
         }
@@ -225,6 +242,11 @@ impl Share {
     }
 }
 
+/// Whether a time is after another one, of which the clock may have begun anew since.
+pub(super) fn is_after(time: u32, other: u32) -> bool {
+    (1..=u32::MAX >> 1).contains(&time.wrapping_sub(other))
+}
+
 /// Whether a difference of counts in `HIT`s is more than so many times its standard deviation by chance.
 fn is_clear(difference: u64, sum: u64, deviations: u64) -> bool {
     difference.saturating_mul(difference) > sum.saturating_mul(deviations * deviations * HIT)
@@ -238,7 +260,7 @@ fn are_clearly_fewer((hits, requests): (u64, u64), (others, other_requests): (u6
     let more = (others * requests).saturating_sub(hits * of);
     // Of all requests the same part would have been hits, and both counts spread about it.
     let spread = all * (both - all.min(both)) / both.max(1);
-    more / requests.max(1) * more / of.max(1) > 4 * spread
+    (more / requests.max(1)).saturating_mul(more / of.max(1)) > spread.saturating_mul(4)
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ struct Table {
     coming: (u64, u64),
     /// The time: moves on with each request.
     now: u64,
+    /// Hits leave the stamps of entries as they are.
+    stamps_stay: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,9 @@ impl Table {
         self.now += 1_000;
         let held = self.held.get_mut(&id.index()).unwrap();
         held.hits = (held.hits + 1).min(HITS_MAX);
-        held.stamp = self.now;
+        if !self.stamps_stay {
+            held.stamp = self.now;
+        }
         self.hits_so_far += 1;
     }
 }
@@ -387,6 +391,37 @@ fn where_recency_is_all_it_is_not_far_behind_exact_lru() {
         let (most, found) = (lru(entries, &keys), late_hits(entries as u64, keys.into_iter()));
         assert!(found > most - 2.5, "{found} % of hits, exact LRU has {most} %");
     }
+}
+
+/// One look at the whole must not be taken just when next to nothing is in.
+#[test]
+fn what_was_learnt_of_recency_outlives_a_moment_of_emptiness() {
+    let hits = |is_cut: bool| {
+        let mut cache = Cache::new(Lfu::new(7), Some(1_000), None);
+        let mut keys = drift(1_250, 20);
+        keys.by_ref().take(80_000).for_each(|key| _ = cache.ask(key, 1));
+        if is_cut {
+            cache.limit(Some(1), None);
+            cache.limit(Some(1_000), None);
+        }
+        keys.take(60_000).filter(|key| cache.ask(*key, 1)).count()
+    };
+    let (cut, never) = (hits(true), hits(false));
+    assert!(cut * 1000 > never * 975, "{cut} hits, {never} if it was never empty");
+}
+
+#[test]
+fn stamps_that_stay_behind_do_not_pass_for_recency() {
+    let hits = |stamps_stay: bool| {
+        let mut cache = Cache::new(Lfu::new(7), Some(1_000), None);
+        cache.table.stamps_stay = stamps_stay;
+        // The smaller a key, the more often it is asked for.
+        let draws = random(200).zip(random(1 << 30).skip(7));
+        let keys = draws.map(|(bits, draw)| draw >> (10 + bits / 10));
+        keys.take(400_000).filter(|key| cache.ask(*key, 1)).count()
+    };
+    let (stay, moved) = (hits(true), hits(false));
+    assert!(stay * 100 > moved * 97, "{stay} hits, {moved} if stamps are those of the hits");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(super) struct Slow {
     /// Tested on its own.
     plain: Plain,
     insertions_whole: u64,
+    most: u64,
     hits_before: u64,
     /// The share before, and hits and requests.
     trial: Option<(u64, u64, u64)>,
@@ -55,6 +56,7 @@ impl Slow {
             insertions: 0,
             plain: Plain::default(),
             insertions_whole: 0,
+            most: 0,
             hits_before: 0,
             trial: None,
             pause: 0,
@@ -135,7 +137,9 @@ impl Slow {
 
     fn main_hit(&mut self, id: EntryId, hits: u32, entries: &dyn Entries) {
         let last = self.plain.tick(entries.stamp(id).as_nanos(), self.now());
-        self.plain.main_hit(hits, self.born[&id], last);
+        let before = self.born[&id];
+        let last = if before < last && last <= self.now() { last } else { self.now() };
+        self.plain.main_hit(hits, before, last);
         self.born.insert(id, last);
     }
 
@@ -194,6 +198,12 @@ impl Slow {
             }
         }
         self.insertions_whole += 1;
+        self.most = self.most.max(self.all());
+        if self.most > 2 * self.all() {
+            self.plain.begin_anew(self.now());
+            (self.most, self.insertions_whole, self.hits_before) = (self.all(), 1, hits_so_far);
+            self.trial = None;
+        }
         if self.insertions_whole >= 2 * self.all() {
             let hits = hits_so_far - self.hits_before;
             let requests = hits + self.insertions_whole;
@@ -241,7 +251,7 @@ impl EvictionOrder for Slow {
         if self.all() == 0 || is_too_small && fresh.len_words() < words {
             self.sketch = fresh;
         }
-        self.sketch.expect(max_entries);
+        self.sketch.expect(if max_bytes.is_some() { None } else { max_entries });
     }
 
     fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
