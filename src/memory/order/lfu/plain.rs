@@ -12,9 +12,10 @@
 //! accessed within the reach, on an average.
 //!
 //! An entry of the main part is looked at, and had `h` hits, of which seven are counted at most: so many
-//! gaps, which add up to the time `t` between the last access known before and the last one now. With nothing else known of them, they are as
-//! if cut at random (uniform spacings; Pyke, 1965): `h (1 - r/t)^(h - 1)` of them are longer than a reach of
-//! `r`, and for `(1 - r/t)^h` of the time the entry was not within it.
+//! gaps, which add up to the time `t` between the last access known before and the last one now. With
+//! nothing else known of them, they are as if cut at random (uniform spacings; Pyke, 1965):
+//! `h (1 - r/t)^(h - 1)` of them are longer than a reach of `r`, and for `(1 - r/t)^h` of the time the entry
+//! was not within it.
 //!
 //! When an entry was last accessed its stamp says; how much of the owner's time that is, goes by how much
 //! has passed between the last two looks. One that is before what is known of the entry does not count, and

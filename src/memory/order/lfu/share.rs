@@ -243,7 +243,7 @@ impl Share {
 }
 
 /// Whether a time is after another one, of which the clock may have begun anew since.
-pub(super) fn is_after(time: u32, other: u32) -> bool {
+fn is_after(time: u32, other: u32) -> bool {
     (1..=u32::MAX >> 1).contains(&time.wrapping_sub(other))
 }
 
