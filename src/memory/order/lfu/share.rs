@@ -260,7 +260,7 @@ fn are_clearly_fewer((hits, requests): (u64, u64), (others, other_requests): (u6
     let more = (others * requests).saturating_sub(hits * of);
     // Of all requests the same part would have been hits, and both counts spread about it.
     let spread = all * (both - all.min(both)) / both.max(1);
-    (more / requests.max(1)).saturating_mul(more / of.max(1)) > spread.saturating_mul(4)
+    (more / requests.max(1)).saturating_mul(more) / of.max(1) > spread.saturating_mul(4)
 }
 
 #[cfg(test)]

@@ -138,7 +138,9 @@ impl Slow {
     fn main_hit(&mut self, id: EntryId, hits: u32, entries: &dyn Entries) {
         let last = self.plain.tick(entries.stamp(id).as_nanos(), self.now());
         let before = self.born[&id];
-        let last = if before < last && last <= self.now() { last } else { self.now() };
+        // Both may be from before the clock began.
+        let is_after = (1..1 << 31).contains(&last.wrapping_sub(before));
+        let last = if is_after { last } else { self.now() };
         self.plain.main_hit(hits, before, last);
         self.born.insert(id, last);
     }
