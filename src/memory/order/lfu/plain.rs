@@ -28,6 +28,11 @@ const RATE_BITS: u32 = 32;
 /// The longest time between two accesses that is told from one that went back.
 const TICKS_MAX: u32 = u32::MAX >> 1;
 
+/// Whether a time is after another one; the clock may have begun anew in between.
+pub(super) fn is_after(time: u32, other: u32) -> bool {
+    (1..=TICKS_MAX).contains(&time.wrapping_sub(other))
+}
+
 /// Counts of the plain queue.
 #[derive(Debug, Default)]
 pub(super) struct Plain {

@@ -34,7 +34,7 @@
 //! - **W1** the share is from `PARTS_MIN` to `PARTS_MAX`.
 
 use super::ghosts::Ghosts;
-use super::plain::Plain;
+use super::plain::{Plain, is_after};
 use crate::strategy::{Entries, EntryId};
 
 /// A share of 1.
@@ -192,11 +192,7 @@ impl Share {
         let shrinks = self.edge_hits > self.ghost_hits;
         if is_clear(difference, sum, 2) && !(shrinks && self.whole.holds) {
             let step = PARTS / EDGE * difference / sum;
-            let parts = if self.ghost_hits > self.edge_hits {
-                self.parts + step
-            } else {
-                self.parts.saturating_sub(step)
-            };
+            let parts = if shrinks { self.parts.saturating_sub(step) } else { self.parts + step };
             self.parts = parts.clamp(PARTS_MIN, PARTS_MAX);
             (self.ghost_hits, self.edge_hits) = (0, 0);
         } else {
@@ -240,11 +236,6 @@ impl Share {
         let is_within = (PARTS_MIN..=PARTS_MAX).contains(&self.parts);
         if is_within { Ok(()) } else { Err(format!("W1: a share of {} parts", self.parts)) }
     }
-}
-
-/// Whether a time is after another one, of which the clock may have begun anew since.
-fn is_after(time: u32, other: u32) -> bool {
-    (1..=u32::MAX >> 1).contains(&time.wrapping_sub(other))
 }
 
 /// Whether a difference of counts in `HIT`s is more than so many times its standard deviation by chance.
