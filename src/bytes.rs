@@ -186,7 +186,7 @@ impl ByteCache {
     /// ```
     #[inline]
     pub fn view<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        Ok(self.get(key)?.map(|entry| f(&entry)))
+        self.engine.view(key, |record| f(record.value()))
     }
 
     /// Copies the value into `buf`, in place of what it had, and takes no reference count: the

@@ -221,7 +221,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// ```
     #[inline]
     pub fn view<R>(&self, key: &K, f: impl FnOnce(&Archived<V>) -> R) -> Result<Option<R>> {
-        Ok(self.get(key)?.map(|entry| f(&entry)))
+        self.engine.view(key.to_key_bytes().as_ref(), |record| f(&typed_value::<V>(record)))
     }
 
     /// One slot per key asked, in that order. Each key counts as a get; no stamp is set, and nothing

@@ -25,6 +25,7 @@ mod asked;
 mod batch;
 mod bound;
 mod compact;
+mod garbage;
 mod health;
 mod life;
 mod many;
@@ -42,8 +43,6 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use crate::attributes::attributes_are_valid;
 use crate::config::{Config, ErrorPolicy};
 use crate::entry::{Age, Found, RemovalCause, Tier};
@@ -58,6 +57,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::time::{Ticker, Timestamp, nanos_of};
 use crate::trace;
 
+use garbage::Garbage;
 use health::Degraded;
 use pending::Side;
 use queue::Queue;
@@ -122,6 +122,12 @@ impl DiskSide {
     }
 }
 
+#[cold]
+fn warn_of_order() {
+    let what = "the eviction order panicked, entries leave in no order";
+    trace::warn(what, &"it is not asked any more");
+}
+
 /// Calls a listener, whose panic harms nothing.
 fn call_out(panicked: &str, listener: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(listener)).is_err() {
@@ -154,21 +160,6 @@ pub(crate) struct Moment {
     wall: u64,
     /// The caller's own.
     is_explicit: bool,
-}
-
-/// What left under a lock, to be dropped and told when it is gone. Mostly that is one entry.
-#[derive(Debug, Default)]
-struct Garbage {
-    records: SmallVec<[(Record, u64, Tier, RemovalCause); 1]>,
-    silent: SmallVec<[Record; 1]>,
-}
-
-impl Garbage {
-    #[inline]
-    fn note(&mut self, removed: Removed, tier: Tier, cause: RemovalCause) {
-        let stamp = removed.recency();
-        self.records.push((removed.into_record(), stamp, tier, cause));
-    }
 }
 
 /// The number of touches above which a commit is asked for, though nothing else needs one: until then
@@ -331,9 +322,17 @@ impl Core {
     #[inline]
     fn dispose(&self, garbage: Garbage) {
         if self.memory.has_lost_order() {
-            let what = "the eviction order panicked, entries leave in no order";
-            trace::warn(what, &"it is not asked any more");
+            warn_of_order();
         }
+        if self.is_listening() {
+            self.tell(garbage);
+        } else {
+            garbage.discard();
+        }
+    }
+
+    #[inline(never)]
+    fn tell(&self, garbage: Garbage) {
         let Some(listener) = &self.config.listener else { return };
         for (record, stamp, tier, cause) in garbage.records {
             let found = self.found(record, stamp, tier);

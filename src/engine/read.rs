@@ -4,12 +4,14 @@
 //! two are under the lock of the key's shard; the disk is read without it, and what was read is
 //! used for promotion only if nothing happened to the key meanwhile (see `pending.rs`).
 
+use std::ops::DerefMut;
+
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{Found, Handle, RemovalCause, Tier};
 use crate::error::Result;
 use crate::hash::KeyHash;
-use crate::memory::{Guarded, Hit, Locked, NOT_BELOW, Newcomer, SlotId};
+use crate::memory::{Guarded, Hit, Locked, LockedForHit, NOT_BELOW, Newcomer, SlotId};
 use crate::record::{Held, Record};
 use crate::store::Change;
 use crate::store::disk::{Lookup, Row};
@@ -51,9 +53,17 @@ pub(super) struct Sought {
 
 /// What a look into memory did not find, with the lock under which it looked.
 struct Missed<'s> {
-    locked: Locked<'s, Side>,
+    locked: LockedForHit<'s, Side>,
     /// It is there, and its time is over.
     is_over: bool,
+}
+
+/// Nothing there, and nothing below.
+#[inline(never)]
+fn miss_in_memory(mut locked: impl DerefMut<Target = Guarded<Side>>, key: &[u8]) {
+    locked.side.counts.misses += 1;
+    drop(locked);
+    trace_op!("get", key, "miss", "memory");
 }
 
 impl Core {
@@ -69,10 +79,17 @@ impl Core {
                 if self.age.is_none() && at.is_none() {
                     return Ok(Some(record.into()));
                 }
-                Ok(Some(self.found(record, moment.stamp, Tier::Memory).into()))
+                Ok(Some(self.found_in_memory(record, moment.stamp)))
             }
             Err(missed) => Ok(self.get_slowly(missed, hash, key, moment)?.map(Handle::from)),
         }
+    }
+
+    /// A hit that is given more along than its record.
+    #[cold]
+    #[inline(never)]
+    fn found_in_memory(&self, record: Record, accessed: u64) -> Handle {
+        self.found(record, accessed, Tier::Memory).into()
     }
 
     /// Makes an entry in memory the most recent, and gives what `take` makes of its record; the lock if
@@ -102,7 +119,7 @@ impl Core {
             Hit::Over => true,
             Hit::Nothing => false,
         };
-        Err(Missed { locked: locked.for_all(), is_over })
+        Err(Missed { locked, is_over })
     }
 
     /// The rest of a hit with an older stamp than the last. Given a moment's parts, as [`Self::get_at`] is.
@@ -132,6 +149,10 @@ impl Core {
         key: &[u8],
         moment: Moment,
     ) -> Result<Option<Found>> {
+        if self.disk.is_none() && !missed.is_over {
+            miss_in_memory(missed.locked.guarded, key);
+            return Ok(None);
+        }
         // In registers: given whole, it would be put together in memory before a hit is one.
         self.get_at((moment.stamp, moment.wall), moment.is_explicit, missed, hash, key)
     }
@@ -146,7 +167,8 @@ impl Core {
         key: &[u8],
     ) -> Result<Option<Found>> {
         let moment = Moment { stamp, wall, is_explicit };
-        let Missed { mut locked, is_over } = missed;
+        let Missed { locked, is_over } = missed;
+        let mut locked = locked.for_all();
         let mut garbage = Garbage::default();
         if is_over && let Some(id) = locked.shard.find(hash, key) {
             self.expire_met(&mut locked, id, moment.wall, &mut garbage);
@@ -179,6 +201,28 @@ impl Core {
         }
     }
 
+    /// What `f` makes of the record of `key`, with no lock held; the key becomes the most recent.
+    #[inline]
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "with the function itself, `hit` would be the one that `get` calls, and in neither inlined"
+    )]
+    pub(crate) fn view<R>(&self, key: &[u8], f: impl FnOnce(Record) -> R) -> Result<Option<R>> {
+        self.check_key(key)?;
+        let hash = self.memory.hash(key);
+        let moment = self.moment(None);
+        match self.hit(hash, key, moment, |held| held.take()) {
+            Ok(record) => {
+                trace::memory_hit(key);
+                Ok(Some(f(record)))
+            }
+            Err(missed) => {
+                let found = self.get_slowly(missed, hash, key, moment)?;
+                Ok(found.map(|found| f(found.record)))
+            }
+        }
+    }
+
     /// The rest of a get that memory could not answer.
     fn get_below<'s>(
         &'s self,
@@ -189,9 +233,7 @@ impl Core {
         garbage: &mut Garbage,
     ) -> Result<Option<Found>> {
         let Some(disk) = &self.disk else {
-            locked.side.counts.misses += 1;
-            drop(locked);
-            trace_op!("get", key, "miss", "memory");
+            miss_in_memory(locked, key);
             return Ok(None);
         };
         // An operation of the key, or of one in 32 others, that was settled in between makes what was

@@ -254,23 +254,20 @@ impl<S> Locked<'_, S> {
         let memory = self.memory;
         for _ in 0..EVICT_ATTEMPTS {
             self.publish();
-            let least = memory.least_bounds();
-            if newcomer.stamp < least.bound || least.bound == least.second {
+            let (index, least) = memory.least_bound();
+            if newcomer.stamp < least {
                 return Room::None;
             }
             let mut other = None;
-            if least.index != self.index {
-                let Some(guarded) = memory.shards[least.index].try_lock() else {
+            if index != self.index {
+                let Some(guarded) = memory.shards[index].try_lock() else {
                     return Room::None;
                 };
-                other = Some(Locked { guarded, index: least.index, memory });
+                other = Some(Locked { guarded, index, memory });
             }
             self.show(newcomer.stamp);
             let locked = other.as_mut().unwrap_or(self);
             let Some((id, stamp, key)) = locked.guarded.shard.oldest() else { return Room::None };
-            if stamp >= least.second {
-                continue;
-            }
             if (newcomer.stamp, newcomer.key()) <= (stamp, key) {
                 return Room::None;
             }
@@ -282,7 +279,11 @@ impl<S> Locked<'_, S> {
                 return Room::Reserved;
             }
             // Who took the room since the bounds were read has shown its own before (M1).
-            if !memory.are_above(stamp, locked.index) {
+            if !memory.are_above(stamp, index) {
+                // It has this stamp and so has another one, or it was hit, which its bound says now.
+                if stamp == least {
+                    return Room::None;
+                }
                 continue;
             }
             account.release(charge);
@@ -367,14 +368,6 @@ pub(crate) enum Room {
     More,
     /// Nothing.
     None,
-}
-
-/// The smallest bound, whose it is, and the smallest of the others.
-#[derive(Debug, Clone, Copy)]
-struct Least {
-    bound: u64,
-    index: usize,
-    second: u64,
 }
 
 /// What [`Memory::evict`] did.
@@ -578,16 +571,15 @@ impl<S> Memory<S> {
         not == self.bounds.get(but).map_or(0, is_not)
     }
 
-    /// The smallest bounds.
+    /// Whose bound is the smallest, and that.
     #[inline]
-    fn least_bounds(&self) -> Least {
-        let mut least = Least { bound: EMPTY, index: 0, second: EMPTY };
+    fn least_bound(&self) -> (usize, u64) {
+        let mut least = (0, EMPTY);
         for (index, bound) in self.bounds.iter().enumerate() {
             let bound = bound.load(Ordering::Acquire);
             // Likewise.
-            least.second = least.second.min(bound.max(least.bound));
-            least.index = std::hint::select_unpredictable(bound < least.bound, index, least.index);
-            least.bound = least.bound.min(bound);
+            least.0 = std::hint::select_unpredictable(bound < least.1, index, least.0);
+            least.1 = least.1.min(bound);
         }
         least
     }

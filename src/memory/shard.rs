@@ -216,14 +216,11 @@ impl Shard {
         let Placement { stamp, handed, deadline } = placement;
         let check = hash.check();
         let mut held = Held::new(record, check.0);
-        held.set_recency(stamp);
-        held.set_leaves(deadline);
-        held.set_handed(handed);
-        // It may have been here before.
-        held.set_hits(0);
-        if let Order::Own(lru) = &mut self.order {
-            held.set_filed(lru.file(&mut self.table, stamp, check, held.key()));
-        }
+        let filed = match &mut self.order {
+            Order::Own(lru) => lru.file(&mut self.table, stamp, check, held.key()),
+            Order::OfTier { .. } => 0,
+        };
+        held.begin(stamp, handed, deadline, filed);
         let id = self.table.put(held);
         self.note_idle(id);
         self.note_deadline(id, deadline);

@@ -175,6 +175,18 @@ impl Held {
         self.set_place(hits.min(HITS_MAX) * HIT, HITS);
     }
 
+    /// Sets all that is kept of an entry, whatever it was when it was here before.
+    #[inline]
+    pub(crate) fn begin(&mut self, stamp: u64, handed: Option<u64>, leaves: u64, filed: u32) {
+        debug_assert!(filed <= FILED_MAX);
+        self.control().place.store(filed, Ordering::Relaxed);
+        self.set_recency(stamp);
+        self.set_leaves(leaves);
+        if handed.is_some() {
+            self.set_handed(handed);
+        }
+    }
+
     /// When the entry leaves memory, or [`NEVER`].
     #[inline]
     pub(crate) fn leaves(&self) -> u64 {

@@ -224,6 +224,13 @@ impl Record {
             if !part.is_empty() {
                 // SAFETY: `at` is inside the allocation.
                 let target = unsafe { base.add(at) };
+                if let Ok(word) = <[u8; 8]>::try_from(part) {
+                    // Without a call: mostly that is the head, and the stamp.
+                    // SAFETY: as below; the type has no alignment.
+                    unsafe { target.cast().write(word) };
+                    at += part.len();
+                    continue;
+                }
                 // SAFETY: `part.len()` bytes fit behind `at` by the assertion; a fresh allocation
                 // overlaps nothing.
                 unsafe { target.copy_from_nonoverlapping(NonNull::from(part).cast(), part.len()) };

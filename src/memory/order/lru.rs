@@ -33,6 +33,7 @@
 //!   start then, and all that is in `front` is older than the first.
 //! - **L5** `items` counts what the runs hold, dead ones included.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use crate::hash::Check;
@@ -261,9 +262,13 @@ impl Lru {
             self.spare = run.items;
         }
         while self.front.len() > 2 * RUN_ITEMS && self.split_front(table) {}
-        self.front.sort_unstable_by(|a, b| {
-            b.start.cmp(&a.start).then_with(|| b.key(table).cmp(a.key(table)))
-        });
+        // By stamp alone, which the processor need not guess; few are of one stamp.
+        self.front.sort_unstable_by_key(|item| Reverse(item.start));
+        for tied in self.front.chunk_by_mut(|a, b| a.start == b.start) {
+            if tied.len() > 1 {
+                tied.sort_unstable_by(|a, b| b.key(table).cmp(a.key(table)));
+            }
+        }
     }
 
     /// Makes a run of the newer half of `front`, which need not be sorted for that, and stays so if
