@@ -1,4 +1,4 @@
-//! What left under a lock: kept until the lock is gone, then dropped, and told the listener.
+//! What left under a lock: kept until the lock is gone, then told the listener, and dropped.
 
 use std::mem::{self, ManuallyDrop};
 
@@ -58,8 +58,8 @@ impl<T> Few<T> {
         }
     }
 
-    /// Drops all. What the compiler makes of dropping is two calls, and this is two comparisons: every
-    /// operation comes by here with a list that is empty, or has one item.
+    /// Drops all. What the compiler makes of dropping is two calls, and this is two comparisons: most
+    /// operations that come by here have a list that is empty, or has one item.
     #[inline]
     fn discard(self) {
         let Self { first, more } = self;

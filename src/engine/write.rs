@@ -217,7 +217,13 @@ impl Core {
             self.dispose(garbage);
             return Ok(Some(Expect::Absent(None)));
         };
-        let seen = self.see_below(disk, locked, hash, key)?;
+        let seen = match self.see_below(disk, locked, hash, key) {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.dispose(garbage);
+                return Err(error);
+            }
+        };
         let absent = match &seen {
             None => true,
             Some(seen) => self.is_over(seen.record.deadline(), seen.accessed, wall),

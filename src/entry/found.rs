@@ -107,16 +107,6 @@ impl Handle {
     }
 }
 
-impl Handle {
-    /// Drops the [`Found`]; only for `drop`, where the word is one's.
-    #[cold]
-    #[inline(never)]
-    fn drop_boxed(&mut self) {
-        // SAFETY: E1: it was a box, and is used no more.
-        drop(unsafe { Box::from_raw(self.pointer().as_ptr()) });
-    }
-}
-
 impl Clone for Handle {
     fn clone(&self) -> Self {
         match self.found() {
@@ -126,11 +116,19 @@ impl Clone for Handle {
     }
 }
 
+/// Drops it where the way of a plain record does not come by.
+#[cold]
+#[inline(never)]
+fn drop_found(found: Box<Found>) {
+    drop(found);
+}
+
 impl Drop for Handle {
     #[inline]
     fn drop(&mut self) {
         if self.is_boxed() {
-            self.drop_boxed();
+            // SAFETY: E1: it was a box, and is used no more.
+            drop_found(unsafe { Box::from_raw(self.pointer().as_ptr()) });
         } else {
             let word = ManuallyDrop::new(Self(self.0));
             // SAFETY: E1: the handle that it was made of, which is used no more.

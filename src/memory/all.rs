@@ -7,7 +7,7 @@
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
 use crate::memory::table::{NOT_BELOW, Removed, SlotId};
-use crate::memory::{Account, Guarded, Memory};
+use crate::memory::{Account, Evicted, Guarded, Memory, Newcomer};
 use crate::record::Record;
 use crate::strategy::Leaving;
 use crate::sync::BriefGuard;
@@ -31,6 +31,28 @@ impl<S> Memory<S> {
 }
 
 impl<S> Memory<S> {
+    /// [`Memory::evict`] where the keys have to tell: nothing may happen between two of them.
+    pub(super) fn evict_of_tied(
+        &self,
+        newcomer: Option<&Newcomer<'_>>,
+        hook: impl FnOnce(&mut S, Removed),
+    ) -> Evicted {
+        let mut all = self.lock_all();
+        if all.account.has_room(newcomer) {
+            return Evicted::Room;
+        }
+        let Some((index, id)) = all.oldest() else {
+            return if newcomer.is_some() { Evicted::Newcomer } else { Evicted::Nothing };
+        };
+        if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key()) <= all.place(index, id))
+        {
+            return Evicted::Newcomer;
+        }
+        let removed = all.take_out(index, id, Leaving::Evicted);
+        hook(&mut all.shards[index].side, removed);
+        Evicted::Oldest
+    }
+
     /// Checks every invariant; for tests and fuzzing.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let all = self.lock_all();
@@ -178,15 +200,17 @@ impl<S> AllLocked<'_, S> {
         let mut oldest: Option<(usize, SlotId)> = None;
         for index in 0..self.shards.len() {
             let Some((id, ..)) = self.shards[index].shard.oldest() else { continue };
-            let place = |(index, id): (usize, SlotId)| {
-                let shard: &Shard = &self.shards[index].shard;
-                (shard.stamp(id), shard.record(id).key())
-            };
-            if oldest.is_none_or(|oldest| place((index, id)) < place(oldest)) {
+            if oldest.is_none_or(|oldest| self.place(index, id) < self.place(oldest.0, oldest.1)) {
                 oldest = Some((index, id));
             }
         }
         oldest
+    }
+
+    /// Where an entry is in the order.
+    fn place(&self, index: usize, id: SlotId) -> (u64, &[u8]) {
+        let shard = &self.shards[index].shard;
+        (shard.stamp(id), shard.record(id).key())
     }
 
     /// The entry that the tier's order names.

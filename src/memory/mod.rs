@@ -9,7 +9,8 @@
 //! A shard publishes a lower bound of its stamps in `bounds` whenever its lock is let go; hits do
 //! not change it. To evict, take the shard with the smallest bound, lock it and find its oldest
 //! entry: that is the victim if all other bounds are above it; else publish the better bound and
-//! look again. Where several shards show the same stamp, their oldest keys are compared.
+//! look again. Where several shards show the same stamp, all of them are locked, and their oldest keys
+//! compared.
 //!
 //! An entry goes in only after its place was reserved in the [`Account`], under the shard's lock;
 //! while there is no place, the oldest entry of all shards is evicted, and if the newcomer is older
@@ -47,6 +48,7 @@ mod ordered;
 mod shard;
 mod table;
 
+use std::cmp;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -280,7 +282,8 @@ impl<S> Locked<'_, S> {
             }
             // Who took the room since the bounds were read has shown its own before (M1).
             if !memory.are_above(stamp, index) {
-                // It has this stamp and so has another one, or it was hit, which its bound says now.
+                // If its bound said so, others are as old, or seem to be; else it was hit, and its bound
+                // will say so.
                 if stamp == least {
                     return Room::None;
                 }
@@ -368,6 +371,15 @@ pub(crate) enum Room {
     More,
     /// Nothing.
     None,
+}
+
+/// What becomes of a newcomer that seems to be older than every entry.
+#[derive(Debug, Clone, Copy)]
+enum Verdict {
+    Final(Evicted),
+    /// Another entry may have its stamp, and only the keys tell.
+    Tied,
+    LookAgain,
 }
 
 /// What [`Memory::evict`] did.
@@ -511,38 +523,41 @@ impl<S> Memory<S> {
         }
         // Giving a newcomer up for room that there is, or beside an older entry that has come since the
         // bounds were read (M1), would leave what no order of events leaves.
-        let given_up = |but| {
+        let given_up = |newcomer: &Newcomer<'_>, but| {
             let account = self.account.lock();
-            match newcomer {
-                _ if account.has_room(newcomer) => Some(Evicted::Room),
-                Some(newcomer) if newcomer.stamp > self.least_bound_but(but) => None,
-                Some(_) => Some(Evicted::Newcomer),
-                None => Some(Evicted::Nothing),
+            if account.has_room(Some(newcomer)) {
+                return Verdict::Final(Evicted::Room);
+            }
+            match newcomer.stamp.cmp(&self.least_bound_but(but)) {
+                cmp::Ordering::Less => Verdict::Final(Evicted::Newcomer),
+                cmp::Ordering::Equal => Verdict::Tied,
+                cmp::Ordering::Greater => Verdict::LookAgain,
             }
         };
         loop {
-            let least = self.least_bound_but(None);
-            if newcomer.is_some_and(|newcomer| newcomer.stamp < least) {
-                match given_up(None) {
-                    Some(evicted) => return evicted,
-                    None => continue,
+            let (index, least) = self.least_bound();
+            if let Some(newcomer) = newcomer.filter(|newcomer| newcomer.stamp < least) {
+                match given_up(newcomer, None) {
+                    Verdict::Final(evicted) => return evicted,
+                    Verdict::Tied => return self.evict_of_tied(Some(newcomer), hook),
+                    Verdict::LookAgain => continue,
                 }
             }
-            let Some(index) = self.shard_of_oldest(least) else {
-                match given_up(None) {
-                    Some(evicted) if least == EMPTY => return evicted,
-                    _ => continue,
-                }
-            };
+            if self.least_bound_but(Some(index)) == least {
+                return self.evict_of_tied(newcomer, hook);
+            }
             let mut locked = self.lock_nth(index);
             let Some((id, stamp, key)) = locked.guarded.shard.oldest() else { continue };
-            if stamp != least && stamp >= self.least_bound_but(Some(index)) {
-                continue;
-            }
-            if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key()) <= (stamp, key)) {
-                match given_up(Some(index)) {
-                    Some(evicted) => return evicted,
-                    None => continue,
+            let is_older =
+                |newcomer: &&Newcomer<'_>| (newcomer.stamp, newcomer.key()) <= (stamp, key);
+            if let Some(newcomer) = newcomer.filter(is_older) {
+                match given_up(newcomer, Some(index)) {
+                    Verdict::Final(evicted) => return evicted,
+                    Verdict::Tied => {
+                        drop(locked);
+                        return self.evict_of_tied(Some(newcomer), hook);
+                    }
+                    Verdict::LookAgain => continue,
                 }
             }
             let charge = locked.shard.charge(id);
@@ -551,8 +566,14 @@ impl<S> Memory<S> {
                 return Evicted::Room;
             }
             // Who took the room since the bounds were read has shown its own before (M1).
-            if stamp > self.least_bound_but(Some(index)) {
-                continue;
+            match stamp.cmp(&self.least_bound_but(Some(index))) {
+                cmp::Ordering::Less => {}
+                cmp::Ordering::Equal => {
+                    drop(account);
+                    drop(locked);
+                    return self.evict_of_tied(newcomer, hook);
+                }
+                cmp::Ordering::Greater => continue,
             }
             account.release(charge);
             drop(account);
@@ -588,29 +609,6 @@ impl<S> Memory<S> {
     fn least_bound_but(&self, but: Option<usize>) -> u64 {
         let others = self.bounds.iter().enumerate().filter(|(index, _)| Some(*index) != but);
         others.map(|(_, bound)| bound.load(Ordering::Acquire)).min().unwrap_or(EMPTY)
-    }
-
-    /// The shard whose bound is `least`; of several, that which really has an entry with this stamp,
-    /// the one with the smallest key. `None`: there is none, and the bounds say so now.
-    fn shard_of_oldest(&self, least: u64) -> Option<usize> {
-        let mut tied = (0..self.bounds.len()).filter(|i| {
-            // Relaxed: a stale bound only makes the caller look again.
-            self.bounds.get(*i).is_some_and(|b| b.load(Ordering::Relaxed) == least)
-        });
-        let first = tied.next()?;
-        let Some(second) = tied.next() else {
-            return Some(first)
-                .filter(|_| least != EMPTY || self.oldest_key(first, least).is_some());
-        };
-        let contenders = [first, second].into_iter().chain(tied);
-        let oldest = contenders.filter_map(|i| Some((self.oldest_key(i, least)?, i)));
-        oldest.min_by(|a, b| a.0.key().cmp(b.0.key())).map(|(_, i)| i)
-    }
-
-    fn oldest_key(&self, index: usize, stamp: u64) -> Option<Record> {
-        let mut locked = self.lock_nth(index);
-        let (id, oldest, _) = locked.shard.oldest()?;
-        (oldest == stamp).then(|| locked.shard.record(id).clone())
     }
 }
 

@@ -225,8 +225,8 @@ impl Record {
                 // SAFETY: `at` is inside the allocation.
                 let target = unsafe { base.add(at) };
                 if let Ok(word) = <[u8; 8]>::try_from(part) {
-                    // Without a call: mostly that is the head, and the stamp.
-                    // SAFETY: as below; the type has no alignment.
+                    // Without a call: where there is no row, that is the head, and the stamp.
+                    // SAFETY: as below; any address is aligned for bytes.
                     unsafe { target.cast().write(word) };
                     at += part.len();
                     continue;

@@ -271,3 +271,30 @@ fn a_block_that_went_back_does_not_bring_a_removed_value_back() {
     let found = cache.get(b"key").unwrap();
     assert!(found.is_none_or(|found| found.starts_with(b"the new one")));
 }
+
+/// Two threads compared the tied shards' oldest keys, and one of them evicted what was next there.
+#[test]
+fn of_one_stamp_the_smallest_keys_leave_whoever_evicts() {
+    let keys: Vec<String> = (0..2_000).map(|n| format!("a{n:05}")).collect();
+    for round in 0..120 {
+        let cache = ByteCache::builder()
+            .memory_max_entries(2_000)
+            .shards(if round % 3 == 0 { 8 } else { 64 })
+            .open()
+            .unwrap();
+        cache.insert_many(keys.iter().map(|key| (key.as_bytes(), &b"v"[..]))).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for n in 0..400 {
+                        cache.insert(format!("b{thread}{n}").as_bytes(), b"v").unwrap();
+                    }
+                });
+            }
+        });
+        let stayed = keys.iter().map(|key| cache.contains_key(key.as_bytes()).unwrap());
+        assert!(stayed.eq((0..2_000).map(|n| n >= 1_600)), "round {round}");
+        cache.validate().unwrap();
+    }
+}

@@ -262,7 +262,7 @@ impl Lru {
             self.spare = run.items;
         }
         while self.front.len() > 2 * RUN_ITEMS && self.split_front(table) {}
-        // By stamp alone, which the processor need not guess; few are of one stamp.
+        // By stamp alone, which the processor need not guess; a batch aside, few are of one stamp.
         self.front.sort_unstable_by_key(|item| Reverse(item.start));
         for tied in self.front.chunk_by_mut(|a, b| a.start == b.start) {
             if tied.len() > 1 {
