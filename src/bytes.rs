@@ -189,9 +189,8 @@ impl ByteCache {
         self.engine.view(key, |record| f(record.value()))
     }
 
-    /// Copies the value into `buf`, in place of what it had, and takes no reference count: the
-    /// fastest way to read a small value. `false`, and an empty buffer, if the key is not there.
-    /// Counts as a get.
+    /// Copies the value into `buf`, in place of what it had, and takes no reference count. `false`, and
+    /// an empty buffer, if the key is not there. Counts as a get.
     ///
     /// # Examples
     ///

@@ -7,7 +7,7 @@ use crate::memory::Removed;
 use crate::record::Record;
 
 /// An entry that left, when it was last accessed, from where and why.
-pub(super) type Gone = (Record, u64, Tier, RemovalCause);
+type Gone = (Record, u64, Tier, RemovalCause);
 
 /// What left, to be dropped and told when no lock is held. Mostly that is one entry, or none.
 #[derive(Debug, Default)]

@@ -31,8 +31,9 @@ impl<S> Memory<S> {
 }
 
 impl<S> Memory<S> {
-    /// [`Memory::evict`] where the keys have to tell: nothing may happen between two of them.
-    pub(super) fn evict_of_tied(
+    /// [`Memory::evict`] where keys have to tell, or a newcomer may have to go: between two looks at them,
+    /// room or something older could come.
+    pub(super) fn evict_with_all_locked(
         &self,
         newcomer: Option<&Newcomer<'_>>,
         hook: impl FnOnce(&mut S, Removed),

@@ -9,8 +9,8 @@
 //! A shard publishes a lower bound of its stamps in `bounds` whenever its lock is let go; hits do
 //! not change it. To evict, take the shard with the smallest bound, lock it and find its oldest
 //! entry: that is the victim if all other bounds are above it; else publish the better bound and
-//! look again. Where several shards show the same stamp, all of them are locked, and their oldest keys
-//! compared.
+//! look again. Where several shards show the same stamp, or the newcomer may be the oldest itself, all are
+//! locked, and decide together.
 //!
 //! An entry goes in only after its place was reserved in the [`Account`], under the shard's lock;
 //! while there is no place, the oldest entry of all shards is evicted, and if the newcomer is older
@@ -48,7 +48,6 @@ mod ordered;
 mod shard;
 mod table;
 
-use std::cmp;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -373,15 +372,6 @@ pub(crate) enum Room {
     None,
 }
 
-/// What becomes of a newcomer that seems to be older than every entry.
-#[derive(Debug, Clone, Copy)]
-enum Verdict {
-    Final(Evicted),
-    /// Another entry may have its stamp, and only the keys tell.
-    Tied,
-    LookAgain,
-}
-
 /// What [`Memory::evict`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Evicted {
@@ -521,44 +511,17 @@ impl<S> Memory<S> {
         if self.is_ordered {
             return self.evict_in_order(newcomer, hook);
         }
-        // Giving a newcomer up for room that there is, or beside an older entry that has come since the
-        // bounds were read (M1), would leave what no order of events leaves.
-        let given_up = |newcomer: &Newcomer<'_>, but| {
-            let account = self.account.lock();
-            if account.has_room(Some(newcomer)) {
-                return Verdict::Final(Evicted::Room);
-            }
-            match newcomer.stamp.cmp(&self.least_bound_but(but)) {
-                cmp::Ordering::Less => Verdict::Final(Evicted::Newcomer),
-                cmp::Ordering::Equal => Verdict::Tied,
-                cmp::Ordering::Greater => Verdict::LookAgain,
-            }
-        };
         loop {
             let (index, least) = self.least_bound();
-            if let Some(newcomer) = newcomer.filter(|newcomer| newcomer.stamp < least) {
-                match given_up(newcomer, None) {
-                    Verdict::Final(evicted) => return evicted,
-                    Verdict::Tied => return self.evict_of_tied(Some(newcomer), hook),
-                    Verdict::LookAgain => continue,
-                }
-            }
-            if self.least_bound_but(Some(index)) == least {
-                return self.evict_of_tied(newcomer, hook);
+            let is_tied = self.least_bound_but(Some(index)) == least;
+            if is_tied || newcomer.is_some_and(|newcomer| newcomer.stamp <= least) {
+                return self.evict_with_all_locked(newcomer, hook);
             }
             let mut locked = self.lock_nth(index);
             let Some((id, stamp, key)) = locked.guarded.shard.oldest() else { continue };
-            let is_older =
-                |newcomer: &&Newcomer<'_>| (newcomer.stamp, newcomer.key()) <= (stamp, key);
-            if let Some(newcomer) = newcomer.filter(is_older) {
-                match given_up(newcomer, Some(index)) {
-                    Verdict::Final(evicted) => return evicted,
-                    Verdict::Tied => {
-                        drop(locked);
-                        return self.evict_of_tied(Some(newcomer), hook);
-                    }
-                    Verdict::LookAgain => continue,
-                }
+            if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key()) <= (stamp, key)) {
+                drop(locked);
+                return self.evict_with_all_locked(newcomer, hook);
             }
             let charge = locked.shard.charge(id);
             let mut account = self.account.lock();
@@ -566,14 +529,8 @@ impl<S> Memory<S> {
                 return Evicted::Room;
             }
             // Who took the room since the bounds were read has shown its own before (M1).
-            match stamp.cmp(&self.least_bound_but(Some(index))) {
-                cmp::Ordering::Less => {}
-                cmp::Ordering::Equal => {
-                    drop(account);
-                    drop(locked);
-                    return self.evict_of_tied(newcomer, hook);
-                }
-                cmp::Ordering::Greater => continue,
+            if !self.are_above(stamp, index) {
+                continue;
             }
             account.release(charge);
             drop(account);
