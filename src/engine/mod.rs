@@ -320,12 +320,18 @@ impl Core {
 
     /// Drops what left and tells the listener. Call with no lock held.
     #[inline]
-    fn dispose(&self, garbage: Garbage) {
+    fn dispose(&self, mut garbage: Garbage) {
+        self.dispose_of(&mut garbage);
+    }
+
+    /// Likewise, without moving it.
+    #[inline]
+    fn dispose_of(&self, garbage: &mut Garbage) {
         if self.memory.has_lost_order() {
             warn_of_order();
         }
         if self.is_listening() {
-            self.tell(garbage);
+            self.tell(std::mem::take(garbage));
         } else {
             garbage.discard();
         }

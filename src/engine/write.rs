@@ -4,6 +4,7 @@
 //! evicts the oldest entry there is, and looks again. An old value of the key stays readable, with
 //! the new stamp, until the new one takes its place.
 
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use crate::attributes::{InsertOptions, NO_OPTIONS};
@@ -16,7 +17,7 @@ use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::KeyHash;
-use crate::memory::{CHARGES_MAX, Locked, NOT_BELOW, Newcomer};
+use crate::memory::{CHARGES_MAX, Locked, NOT_BELOW, Newcomer, Placement};
 use crate::record::{CHARGE_MAX, Draft, Record, VALUE_BYTES_MAX};
 use crate::store::Change;
 use crate::trace::trace_op;
@@ -48,11 +49,11 @@ pub(crate) enum Entered {
     Changed,
 }
 
-/// One record on its way in.
+/// What is to be known of a record on its way in. It is lent: an owner would move it, by wide loads that wait
+/// for narrow stores.
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) hash: KeyHash,
-    pub(super) record: Record,
     pub(super) moment: Moment,
     pub(super) expect: Expect,
     /// Counts as an insert of the user's.
@@ -127,6 +128,7 @@ impl Core {
 
     /// Makes the record of an insert, after checking everything that can be checked. `weight`: what the
     /// entry counts, instead of its bytes.
+    #[inline]
     pub(crate) fn draft(
         &self,
         key: &[u8],
@@ -161,14 +163,8 @@ impl Core {
         self.check_key(key)?;
         let moment = self.moment(options.timestamp);
         let record = self.draft(key, value, options, weight, moment)?;
-        let write = Write {
-            hash: self.memory.hash(key),
-            record,
-            moment,
-            expect: Expect::Anything,
-            counted: true,
-        };
-        self.enter(write)?;
+        let hash = self.memory.hash(key);
+        self.enter(record, &Write { hash, moment, expect: Expect::Anything, counted: true })?;
         trace_op!("insert", key, "done", self.lowest().name());
         Ok(())
     }
@@ -189,8 +185,8 @@ impl Core {
                 return Ok(false);
             };
             let record = self.draft(key, value, &NO_OPTIONS, weight, moment)?;
-            let write = Write { hash, record, moment, expect, counted: true };
-            if let Entered::Yes(_) = self.enter(write)? {
+            let write = Write { hash, moment, expect, counted: true };
+            if let Entered::Yes(_) = self.enter(record, &write)? {
                 trace_op!("insert_if_absent", key, "done", self.lowest().name());
                 return Ok(true);
             }
@@ -270,8 +266,8 @@ impl Core {
             }
             let deadline = self.deadline(ttl, self.created(moment));
             let record = record.redated(moment.stamp, deadline, self.seal());
-            let write = Write { hash, record, moment, expect, counted: false };
-            if let Entered::Yes(_) = self.enter(write)? {
+            let write = Write { hash, moment, expect, counted: false };
+            if let Entered::Yes(_) = self.enter(record, &write)? {
                 return Ok(true);
             }
         }
@@ -282,16 +278,19 @@ impl Core {
     }
 
     /// Brings one record in, and waits until it is durable if the policy says so.
-    pub(super) fn enter(&self, write: Write) -> Result<Entered> {
-        let mut garbage = Garbage::default();
-        let ticket = match &self.disk {
-            None => Ticket::NoDisk,
-            Some(disk) => self.ticket(disk, &write.record)?,
+    pub(super) fn enter(&self, record: Record, write: &Write) -> Result<Entered> {
+        // Nothing is in it when it has been disposed of, so nobody need look.
+        let mut garbage = ManuallyDrop::new(Garbage::default());
+        let Some(disk) = &self.disk else {
+            let entered = self.place(record, write, Ticket::NoDisk, &mut garbage);
+            self.dispose_of(&mut garbage);
+            return Ok(entered);
         };
-        let entered = self.place(write, ticket, &mut garbage);
-        self.dispose(garbage);
+        let ticket = self.ticket(disk, &record)?;
+        let entered = self.place(record, write, ticket, &mut garbage);
+        self.dispose_of(&mut garbage);
         self.relieve_touches();
-        if let (Entered::Yes(Some(seq)), Some(disk)) = (entered, &self.disk) {
+        if let Entered::Yes(Some(seq)) = entered {
             self.wait_if_through(disk, Some(seq))?;
         }
         Ok(entered)
@@ -381,15 +380,23 @@ impl Core {
     }
 
     /// Puts a record into memory, if it fits there, and notes its operation.
-    pub(super) fn place(&self, write: Write, ticket: Ticket<'_>, garbage: &mut Garbage) -> Entered {
-        let Write { hash, record, mut moment, expect, counted } = write;
+    #[inline]
+    fn place(
+        &self,
+        record: Record,
+        write: &Write,
+        ticket: Ticket<'_>,
+        garbage: &mut Garbage,
+    ) -> Entered {
+        let Write { hash, mut moment, counted, .. } = *write;
         let charge = record.charge();
         let fits = self.fits_memory(charge, self.memory.recent_limits());
+        let deadline = self.memory_deadline(record.deadline(), moment.wall);
         // Set when it is older than all that is there: whether there was an old value of its own then.
         let mut victim_beside_old = None;
         loop {
             let mut locked = self.memory.lock(hash);
-            if !self.is_as_expected(&locked, hash, record.key(), &expect) {
+            if !self.is_as_expected(&locked, hash, record.key(), &write.expect) {
                 return Entered::Changed;
             }
             let old = locked.shard.find(hash, record.key());
@@ -407,7 +414,7 @@ impl Core {
                 charge,
                 hash,
                 stamp: moment.stamp,
-                deadline: self.memory_deadline(record.deadline(), moment.wall),
+                deadline,
                 old: old.map(|id| locked.shard.charge(id)),
             };
             if enters && !self.reserve(&mut locked, &newcomer, garbage) {
@@ -422,7 +429,7 @@ impl Core {
                 !counted || self.known_below(&locked, hash, record.key(), old.is_some(), garbage);
             let (handed, seq) = self.note_put(&mut locked, hash, &record, ticket, known, garbage);
             locked.side.counts.inserts += u64::from(counted);
-            let placement = self.placement(&record, moment, handed);
+            let placement = Placement { stamp: moment.stamp, handed, deadline };
             match old {
                 Some(old) if enters => {
                     let stamp = locked.shard.stamp(old);

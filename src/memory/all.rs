@@ -92,8 +92,8 @@ impl<S> Memory<S> {
 
 impl<S> Drop for AllLocked<'_, S> {
     fn drop(&mut self) {
-        for (shard, bound) in self.shards.iter_mut().zip(&self.memory.bounds) {
-            shard.publish(bound);
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            shard.publish(self.memory, index);
         }
     }
 }

@@ -80,6 +80,9 @@ const NONE: u64 = u64::MAX;
 pub(crate) struct Memory<S> {
     shards: Box<[CachePadded<BriefMutex<Guarded<S>>>]>,
     bounds: Box<[AtomicU64]>,
+    /// Changes after a bound has become lower, which is rare: so who sees it unchanged need not look at the
+    /// bounds again.
+    lowered: AtomicU64,
     account: CachePadded<BriefMutex<Account>>,
     /// The account's limits, for whom they need not be those of this very moment; [`NONE`] for none.
     limits: [AtomicU64; 2],
@@ -91,12 +94,12 @@ pub(crate) struct Memory<S> {
 }
 
 /// What one shard's lock guards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Guarded<S> {
     pub(crate) shard: Shard,
     pub(crate) side: S,
     /// What `bounds` has for this shard, so that nobody fetches a shared line to see it unchanged.
-    published: Option<u64>,
+    published: u64,
     /// Whether there was no room when this shard last asked for some.
     was_full: bool,
 }
@@ -205,11 +208,20 @@ impl<'a, S> LockedForHit<'a, S> {
 impl<S> Guarded<S> {
     /// Stores the shard's bound unless it is there already (M1).
     #[inline]
-    fn publish(&mut self, bound: &AtomicU64) {
-        let now = self.shard.bound();
+    fn publish(&mut self, memory: &Memory<S>, index: usize) {
+        let now = self.shard.bound().unwrap_or(EMPTY);
         if now != self.published {
-            self.published = now;
-            bound.store(now.unwrap_or(EMPTY), Ordering::Release);
+            self.set_bound(memory, index, now);
+        }
+    }
+
+    #[inline]
+    fn set_bound(&mut self, memory: &Memory<S>, index: usize, now: u64) {
+        let is_lower = now < self.published;
+        self.published = now;
+        memory.bounds[index].store(now, Ordering::Release);
+        if is_lower {
+            memory.lowered.fetch_add(1, Ordering::Release);
         }
     }
 }
@@ -217,8 +229,7 @@ impl<S> Guarded<S> {
 impl<S> Locked<'_, S> {
     #[inline]
     fn publish(&mut self) {
-        let bound = &self.memory.bounds[self.index];
-        self.guarded.publish(bound);
+        self.guarded.publish(self.memory, self.index);
     }
 
     /// Reserves the place of a newcomer, if there is one.
@@ -255,7 +266,9 @@ impl<S> Locked<'_, S> {
         let memory = self.memory;
         for _ in 0..EVICT_ATTEMPTS {
             self.publish();
-            let (index, least) = memory.least_bound();
+            // First, so that what is lowered after a look changes it.
+            let lowered = memory.lowered.load(Ordering::Acquire);
+            let (index, least, second) = memory.least_bound();
             if newcomer.stamp < least {
                 return Room::None;
             }
@@ -280,7 +293,12 @@ impl<S> Locked<'_, S> {
                 return Room::Reserved;
             }
             // Who took the room since the bounds were read has shown its own before (M1).
-            if !memory.are_above(stamp, index) {
+            let is_oldest = if memory.lowered.load(Ordering::Acquire) == lowered {
+                stamp < second
+            } else {
+                memory.are_above(stamp, index)
+            };
+            if !is_oldest {
                 // If its bound said so, others are as old, or seem to be; else it was hit, and its bound
                 // will say so.
                 if stamp == least {
@@ -299,10 +317,10 @@ impl<S> Locked<'_, S> {
     }
 
     /// Sees to it that the bound is at most this stamp (M1).
+    #[inline]
     fn show(&mut self, stamp: u64) {
-        if self.guarded.published.is_none_or(|published| stamp < published) {
-            self.guarded.published = Some(stamp);
-            self.memory.bounds[self.index].store(stamp, Ordering::Release);
+        if stamp < self.guarded.published {
+            self.guarded.set_bound(self.memory, self.index, stamp);
         }
     }
 
@@ -403,7 +421,12 @@ impl<S: Default> Memory<S> {
             Some(hits) => Shard::of_tier(knows_idle, Arc::clone(hits)),
             None => Shard::default(),
         };
-        let guarded = |index| Guarded { shard: shard(index), ..Guarded::default() };
+        let guarded = |index| Guarded {
+            shard: shard(index),
+            side: S::default(),
+            published: EMPTY,
+            was_full: false,
+        };
         let shards: Box<[_]> =
             (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
         let ordered = order.map(|order| Ordered::new(order, limits, hits));
@@ -412,6 +435,7 @@ impl<S: Default> Memory<S> {
         Self {
             limits: [limits.entries, limits.bytes].map(as_number),
             bounds: shards.iter().map(|_| AtomicU64::new(EMPTY)).collect(),
+            lowered: AtomicU64::new(0),
             shards,
             account: CachePadded::new(BriefMutex::new(Account {
                 limits,
@@ -512,9 +536,8 @@ impl<S> Memory<S> {
             return self.evict_in_order(newcomer, hook);
         }
         loop {
-            let (index, least) = self.least_bound();
-            let is_tied = self.least_bound_but(Some(index)) == least;
-            if is_tied || newcomer.is_some_and(|newcomer| newcomer.stamp <= least) {
+            let (index, least, second) = self.least_bound();
+            if second == least || newcomer.is_some_and(|newcomer| newcomer.stamp <= least) {
                 return self.evict_with_all_locked(newcomer, hook);
             }
             let mut locked = self.lock_nth(index);
@@ -549,23 +572,18 @@ impl<S> Memory<S> {
         not == self.bounds.get(but).map_or(0, is_not)
     }
 
-    /// Whose bound is the smallest, and that.
+    /// Whose bound is the smallest, that, and the smallest of the others.
     #[inline]
-    fn least_bound(&self) -> (usize, u64) {
-        let mut least = (0, EMPTY);
+    fn least_bound(&self) -> (usize, u64, u64) {
+        let (mut at, mut least, mut second) = (0, EMPTY, EMPTY);
         for (index, bound) in self.bounds.iter().enumerate() {
             let bound = bound.load(Ordering::Acquire);
             // Likewise.
-            least.0 = std::hint::select_unpredictable(bound < least.1, index, least.0);
-            least.1 = least.1.min(bound);
+            at = std::hint::select_unpredictable(bound < least, index, at);
+            second = second.min(bound.max(least));
+            least = least.min(bound);
         }
-        least
-    }
-
-    /// The smallest bound, of all shards or of all but one.
-    fn least_bound_but(&self, but: Option<usize>) -> u64 {
-        let others = self.bounds.iter().enumerate().filter(|(index, _)| Some(*index) != but);
-        others.map(|(_, bound)| bound.load(Ordering::Acquire)).min().unwrap_or(EMPTY)
+        (at, least, second)
     }
 }
 

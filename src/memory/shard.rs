@@ -216,12 +216,15 @@ impl Shard {
         let Placement { stamp, handed, deadline } = placement;
         let check = hash.check();
         let mut held = Held::new(record, check.0);
-        let filed = match &mut self.order {
-            Order::Own(lru) => lru.file(&mut self.table, stamp, check, held.key()),
-            Order::OfTier { .. } => 0,
-        };
-        held.begin(stamp, handed, deadline, filed);
+        held.begin(stamp, handed, deadline);
+        let may_move = self.table.may_move();
         let id = self.table.put(held);
+        if let Order::Own(lru) = &mut self.order {
+            if may_move {
+                lru.follow(&self.table);
+            }
+            lru.link(&mut self.table, id);
+        }
         self.note_idle(id);
         self.note_deadline(id, deadline);
         id

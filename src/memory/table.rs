@@ -20,6 +20,27 @@ pub(crate) use crate::record::Held as Removed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SlotId(usize);
 
+/// Likewise, as it is kept while others are inserted: it holds until the table moves its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot(u32);
+
+impl From<SlotId> for Slot {
+    #[inline]
+    fn from(id: SlotId) -> Self {
+        match u32::try_from(id.0) {
+            Ok(index) => Self(index),
+            Err(_) => unreachable!("one shard holds some 2^32 entries"),
+        }
+    }
+}
+
+impl From<Slot> for SlotId {
+    #[inline]
+    fn from(slot: Slot) -> Self {
+        Self(slot.0 as usize)
+    }
+}
+
 /// The `handed` stamp of an entry that the tier below does not have.
 pub(crate) const NOT_BELOW: Option<u64> = None;
 
@@ -67,10 +88,23 @@ impl Table {
         self.records.find_bucket_index(check.table_hash(), is_it).map(SlotId)
     }
 
-    /// How many of those there are.
-    pub(super) fn count_filed(&self, check: Check, number: u32) -> usize {
-        let is_it = |held: &&Held| held.is_filed(check.0, number);
-        self.records.iter_hash(check.table_hash()).filter(is_it).count()
+    /// The entry in this slot, if it is filed under this number.
+    #[inline]
+    pub(super) fn filed_at(&mut self, slot: Slot, number: u32) -> Option<&mut Held> {
+        self.records.get_bucket_mut(slot.0 as usize).filter(|held| held.filed() == number)
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_filed(&self, slot: Slot, number: u32) -> bool {
+        self.records.get_bucket(slot.0 as usize).is_some_and(|held| held.filed() == number)
+    }
+
+    /// Has the processor fetch what is in this slot.
+    #[inline]
+    pub(super) fn fetch_slot(&self, slot: Slot) {
+        if let Some(held) = self.records.get_bucket(slot.0 as usize) {
+            held.fetch_ahead(0);
+        }
     }
 
     /// Of the entries with these bits, the one that was accessed longest ago, and when.
@@ -97,6 +131,12 @@ impl Table {
             Some(held) => held,
             None => unreachable!("{id:?} is from before an insertion"),
         }
+    }
+
+    /// Whether the next record that is put in may have all others moved to other slots.
+    #[inline]
+    pub(super) fn may_move(&self) -> bool {
+        self.records.len() == self.records.capacity()
     }
 
     /// Puts a record in whose key is not there yet.

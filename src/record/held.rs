@@ -38,6 +38,8 @@ const HIT: u32 = 1 << 28;
 const HITS: u32 = HIT * HITS_MAX;
 /// The largest number that an order can file an entry under.
 pub(crate) const FILED_MAX: u32 = HIT - 1;
+/// What exact LRU files nothing under.
+pub(crate) const UNFILED: u32 = FILED_MAX;
 
 /// Whether one more may be counted where there were `refs`.
 #[inline]
@@ -175,11 +177,10 @@ impl Held {
         self.set_place(hits.min(HITS_MAX) * HIT, HITS);
     }
 
-    /// Sets all that is kept of an entry, whatever it was when it was here before.
+    /// Sets all that is kept of an entry, whatever it was when it was here before: it is not filed.
     #[inline]
-    pub(crate) fn begin(&mut self, stamp: u64, handed: Option<u64>, leaves: u64, filed: u32) {
-        debug_assert!(filed <= FILED_MAX);
-        self.control().place.store(filed, Ordering::Relaxed);
+    pub(crate) fn begin(&mut self, stamp: u64, handed: Option<u64>, leaves: u64) {
+        self.control().place.store(UNFILED, Ordering::Relaxed);
         self.set_recency(stamp);
         self.set_leaves(leaves);
         if handed.is_some() {

@@ -39,7 +39,7 @@
 //! # Safety
 //!
 //! All `unsafe` rests on R1 and R2: [`Draft::finish`] and [`Record::from_row`] are the only makers,
-//! both go through `assemble`, which copies parts for which R3 holds (made so by the one, checked by
+//! both go through `Filling`, into which they copy parts for which R3 holds (made so by the one, checked by
 //! the other), and no method gives out `&mut` to a record.
 //!
 //! # Why not `Arc<[u8]>`
@@ -48,6 +48,7 @@
 #![expect(unsafe_code, reason = "one aligned allocation behind a thin pointer; argued above")]
 
 mod draft;
+mod fill;
 mod held;
 mod row;
 mod spare;
@@ -58,10 +59,11 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use fill::Filling;
 use row::{FLAGS_KNOWN, HAS_ATTRIBUTES, HAS_CHARGE, HAS_DEADLINE, HEADER, Words};
 
 pub(crate) use draft::{Draft, Seal};
-pub(crate) use held::{FILED_MAX, Held};
+pub(crate) use held::{FILED_MAX, Held, UNFILED};
 pub(crate) use row::{BadRow, CHARGE_MAX, Header, NEVER, RECORD_VERSION};
 
 /// The longest key that the format's length field and the documentation allow, in bytes.
@@ -113,8 +115,15 @@ const _: () = assert!(BELOW.is_multiple_of(ALIGN) && align_of::<Below>() <= ALIG
 const NO_ROW: u8 = 16;
 const _: () = assert!(NO_ROW == FLAGS_KNOWN + 1);
 
+/// Where the value of a record begins that has neither a row nor words, which is that of most.
+const PLAIN: usize = value_at(NO_ROW);
+const _: () = assert!(PLAIN == SCHEMA_AT);
+
+/// What a processor fetches at once, in bytes.
+const LINE: usize = 64;
+
 /// For [`Record::fetch_ahead`].
-pub(crate) const VALUE_LINE: usize = 64;
+pub(crate) const VALUE_LINE: usize = LINE;
 
 /// A counted handle on one record.
 #[repr(transparent)]
@@ -169,6 +178,19 @@ fn layout(size: usize) -> Layout {
     }
 }
 
+/// Has the processor fetch the line at this address.
+#[inline]
+fn fetch_ahead(line: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint about an address; nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = line;
+}
+
 impl Record {
     /// The checksum of bytes that are not a record's.
     pub(crate) fn plain_checksum(bytes: &[u8]) -> u32 {
@@ -190,55 +212,10 @@ impl Record {
         {
             head[target..target + source.len()].copy_from_slice(source);
         }
-        Ok(Self::assemble(key, [&head, rest, &[], &[]], Seal::Checksummed))
-    }
-
-    /// Copies the key and what comes behind the control words, for which R3 holds, into a new allocation.
-    fn assemble(key: &[u8], parts: [&[u8]; 4], seal: Seal) -> Self {
-        let has_row = seal == Seal::Checksummed;
-        let rest: usize = parts.iter().map(|part| part.len()).sum();
-        let lead = lead(key.len(), has_row);
-        let layout = layout(lead + CONTROL + rest);
-        let base = spare::allocate(layout);
-        // SAFETY: `lead` is inside the allocation, which has `CONTROL` bytes more.
-        let ptr = unsafe { base.add(lead) };
-        if has_row {
-            let below = Below { leaves: AtomicU64::new(NEVER), handed: AtomicU64::new(0) };
-            // SAFETY: `lead` has room for it, the allocation is 16-aligned; nobody else has it yet.
-            unsafe { base.cast::<Below>().write(below) };
-        }
-        let control = Control {
-            refs: AtomicU32::new(1),
-            taken: AtomicU32::new(0),
-            recency: AtomicU64::new(0),
-            place: AtomicU32::new(0),
-            check: AtomicU32::new(0),
-        };
-        // SAFETY: `ptr` is 16-aligned, as the allocation and `lead` are; nobody else has it yet.
-        unsafe { ptr.cast::<Control>().write(control) };
-        let mut at = lead - key.len();
-        let [head, value, attributes, stamp] = parts;
-        for (part, gap) in [(key, 0), (head, CONTROL), (value, 0), (attributes, 0), (stamp, 0)] {
-            at += gap;
-            assert!(at + part.len() <= layout.size(), "R1: parts fit the allocation");
-            if !part.is_empty() {
-                // SAFETY: `at` is inside the allocation.
-                let target = unsafe { base.add(at) };
-                if let Ok(word) = <[u8; 8]>::try_from(part) {
-                    // Without a call: where there is no row, that is the head, and the stamp.
-                    // SAFETY: as below; any address is aligned for bytes.
-                    unsafe { target.cast().write(word) };
-                    at += part.len();
-                    continue;
-                }
-                // SAFETY: `part.len()` bytes fit behind `at` by the assertion; a fresh allocation
-                // overlaps nothing.
-                unsafe { target.copy_from_nonoverlapping(NonNull::from(part).cast(), part.len()) };
-            }
-            at += part.len();
-        }
-        assert!(at == layout.size(), "R1: the allocation is filled to its end");
-        Self { ptr }
+        let mut filling = Filling::begin(key, head.len() + rest.len(), Seal::Checksummed);
+        filling.put(&head);
+        filling.put(rest);
+        Ok(filling.finish())
     }
 
     #[inline]
@@ -391,13 +368,7 @@ impl Record {
     /// a value of a few bytes begins or ends: else it would wait for one after the other.
     #[inline]
     pub(crate) fn fetch_ahead(&self, offset: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let line = self.ptr.as_ptr().wrapping_add(offset);
-            // SAFETY: a hint about an address; nothing is read.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-        }
+        fetch_ahead(self.ptr.as_ptr().wrapping_add(offset));
     }
 
     /// Whether this is the record of `key`. Short keys are compared in line, as two words that may
@@ -478,7 +449,11 @@ impl Record {
     }
 
     /// The bytes that the record takes up in memory.
+    #[inline]
     pub(crate) fn allocated_bytes(&self) -> usize {
+        if self.flags() == NO_ROW {
+            return lead(self.key_len(), false) + PLAIN + self.value_len() + STAMP;
+        }
         lead(self.key_len(), self.has_row()) + self.len()
     }
 

@@ -15,9 +15,9 @@
 //! has grown large, first the older half is split off.
 //!
 //! Each run, and each place in `front`, has a number, and a record has the number under which it is
-//! filed. A run's items are four bytes each, bits of the keys' hashes: with the number they lead to the
-//! record. Where two records of a run have the same bits, there are two items, and it does not matter
-//! which is whose.
+//! filed. A run's items are four bytes each, the slots of the table that the records are in: a record that has
+//! another number by now is not meant, and a slot that is there twice counts once. When the table grows, it
+//! moves its records, and all items are made anew ([`Lru::follow`]).
 //!
 //! An explicit stamp that is older than what an entry is filed under moves it at once. In a run that
 //! leaves a dead item behind, as removal does; when there are more dead than living, all runs are
@@ -25,8 +25,8 @@
 //!
 //! # Invariants
 //!
-//! - **L1** an entry has the number of one run, which has as many items with its bits as there are such
-//!   entries, or more; or that of one item in `front`, which is its own.
+//! - **L1** an entry has the number of one run, which has its slot among its items; or that of one item in
+//!   `front`, which is its own. Between [`Table::put`] and [`Lru::link`] it has none.
 //! - **L2** `starts` has under the number of an entry a stamp that is not newer than its own.
 //! - **L3** along `front`, (start, key) descends strictly; so the oldest is at its end.
 //! - **L4** the starts of the runs ascend strictly; what is filed in a run was older than the next
@@ -36,15 +36,16 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-use crate::hash::Check;
-use crate::memory::table::{SlotId, Table};
-use crate::record::FILED_MAX;
+use crate::memory::table::{Slot, SlotId, Table};
+use crate::record::{Held, UNFILED};
 
 /// A run that has this many entries is followed by a new one. Two in unit tests and under fuzzing,
 /// where few entries are to make many runs.
 const RUN_ITEMS: usize = if cfg!(any(test, fuzzing)) { 2 } else { 256 };
 /// How many records are fetched ahead where a run is gone through.
 const AHEAD: usize = 8;
+/// How many evictions ahead the record of a victim is fetched.
+const NEXT: usize = 2;
 /// What `front` may hold before its newer half becomes a run again.
 const FRONT_ITEMS_MAX: usize = 4 * RUN_ITEMS;
 
@@ -60,7 +61,7 @@ pub(in crate::memory) struct Lru {
     numbers: Vec<u32>,
     items: usize,
     /// What the last run that was sorted in had its items in.
-    spare: Vec<Check>,
+    spare: Vec<Slot>,
 }
 
 /// A place in `front`.
@@ -68,7 +69,7 @@ pub(in crate::memory) struct Lru {
 struct Item {
     start: u64,
     number: u32,
-    check: Check,
+    slot: Slot,
 }
 
 /// Entries whose stamps were from `start` up to the start of the next run when they were filed.
@@ -78,7 +79,7 @@ struct Run {
     start: u64,
     /// The newest stamp that was filed here.
     end: u64,
-    items: Vec<Check>,
+    items: Vec<Slot>,
 }
 
 impl Lru {
@@ -92,69 +93,70 @@ impl Lru {
     }
 
     /// Files an entry that is not filed, or not under its stamp.
+    #[inline]
     pub(in crate::memory) fn link(&mut self, table: &mut Table, id: SlotId) {
         let held = table.get_mut(id);
-        let (stamp, check) = (held.recency(), Check(held.check()));
-        if let Some(number) = self.file_newest(stamp, check) {
-            held.set_filed(number);
-            return;
+        match self.file_newest(held.recency(), id.into()) {
+            Some(number) => held.set_filed(number),
+            None => self.link_older(table, id),
         }
-        let record = held.take();
-        let number = self.file_older(table, stamp, check, record.key());
-        table.get_mut(id).set_filed(number);
     }
 
-    /// Where an entry that is not in the table yet is filed.
-    #[inline]
-    pub(in crate::memory) fn file(
-        &mut self,
-        table: &mut Table,
-        stamp: u64,
-        check: Check,
-        key: &[u8],
-    ) -> u32 {
-        match self.file_newest(stamp, check) {
-            Some(number) => number,
-            None => self.file_older(table, stamp, check, key),
-        }
+    #[inline(never)]
+    fn link_older(&mut self, table: &mut Table, id: SlotId) {
+        let held = table.get_mut(id);
+        let (stamp, record) = (held.recency(), held.take());
+        let number = self.file_older(table, stamp, id.into(), record.key());
+        table.get_mut(id).set_filed(number);
     }
 
     /// Puts what is not older than the last run's start into that run, or opens one behind it.
     #[inline]
-    fn file_newest(&mut self, stamp: u64, check: Check) -> Option<u32> {
-        let is_newest = match self.runs.back() {
-            Some(last) if last.items.len() < RUN_ITEMS => stamp >= last.start,
-            Some(last) if stamp > last.end => self.open_run(stamp),
-            Some(last) => stamp >= last.start,
-            None => {
-                let newest = self.front.first();
-                newest.is_none_or(|item| stamp > item.start) && self.open_run(stamp)
-            }
-        };
-        let last = self.runs.back_mut().filter(|_| is_newest)?;
-        self.items += 1;
-        Some(last.take(stamp, check))
+    fn file_newest(&mut self, stamp: u64, slot: Slot) -> Option<u32> {
+        if let Some(last) = self.runs.back_mut()
+            && stamp >= last.start
+            && (last.items.len() < RUN_ITEMS || stamp <= last.end)
+        {
+            self.items += 1;
+            return Some(last.take(stamp, slot));
+        }
+        self.file_behind(stamp, slot)
     }
 
+    /// Opens a run for what is newer than all that is filed, if it is.
     #[inline(never)]
-    fn file_older(&mut self, table: &mut Table, stamp: u64, check: Check, key: &[u8]) -> u32 {
+    fn file_behind(&mut self, stamp: u64, slot: Slot) -> Option<u32> {
+        let is_newest = match self.runs.back() {
+            Some(last) => last.items.len() >= RUN_ITEMS && stamp > last.end,
+            None => self.front.first().is_none_or(|newest| stamp > newest.start),
+        };
+        if !is_newest {
+            return None;
+        }
+        let mut run = self.new_run(stamp);
+        let number = run.take(stamp, slot);
+        self.items += 1;
+        self.runs.push_back(run);
+        Some(number)
+    }
+
+    fn file_older(&mut self, table: &mut Table, stamp: u64, slot: Slot, key: &[u8]) -> u32 {
         let behind = self.runs.partition_point(|run| run.start <= stamp);
         if let Some(run) = behind.checked_sub(1).and_then(|index| self.runs.get_mut(index)) {
             self.items += 1;
-            return run.take(stamp, check);
+            return run.take(stamp, slot);
         }
-        // First, since the table does not know of the new item yet.
         let is_of_one_stamp =
             self.front.first().map(|item| item.start) == self.front.last().map(|item| item.start);
         let is_long = self.front.len() >= FRONT_ITEMS_MAX && !is_of_one_stamp;
         if is_long && self.split_front(table) {
-            return self.file_older(table, stamp, check, key);
+            return self.file_older(table, stamp, slot, key);
         }
         let at = self.front.partition_point(|item| {
             item.start > stamp || item.start == stamp && item.key(table) > key
         });
         let number = self.new_number(stamp);
-        self.front.insert(at, Item { start: stamp, number, check });
+        self.front.insert(at, Item { start: stamp, number, slot });
         number
     }
 
@@ -166,7 +168,7 @@ impl Lru {
             return number;
         }
         let number = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
-        assert!(number <= FILED_MAX, "one shard holds some 2^30 entries");
+        assert!(number < UNFILED, "one shard holds some 2^30 entries");
         self.starts.push(start);
         number
     }
@@ -176,11 +178,27 @@ impl Lru {
         Run { number: self.new_number(start), start, end: start, items }
     }
 
-    /// Opens an empty run behind all others; `true`.
-    fn open_run(&mut self, start: u64) -> bool {
-        let run = self.new_run(start);
-        self.runs.push_back(run);
-        true
+    /// Finds all records again after the table has moved them.
+    #[cold]
+    pub(in crate::memory) fn follow(&mut self, table: &Table) {
+        // By number, where the items are: first those of `front`, then the runs.
+        let mut places = vec![usize::MAX; self.starts.len()];
+        let numbers = self.front.iter().map(|item| item.number);
+        for (place, number) in numbers.chain(self.runs.iter().map(|run| run.number)).enumerate() {
+            places[number as usize] = place;
+        }
+        self.runs.iter_mut().for_each(|run| run.items.clear());
+        self.items = 0;
+        for id in table.ids() {
+            // Of a number that is not known is who has just come.
+            let place = places.get(table.get(id).filed() as usize).copied().unwrap_or(usize::MAX);
+            if let Some(item) = self.front.get_mut(place) {
+                item.slot = id.into();
+            } else if let Some(run) = self.runs.get_mut(place - self.front.len()) {
+                run.items.push(id.into());
+                self.items += 1;
+            }
+        }
     }
 
     fn start(&self, table: &Table, id: SlotId) -> u64 {
@@ -207,7 +225,7 @@ impl Lru {
             }
         } else if self.items > 2 * table.len() + 2 * RUN_ITEMS {
             // Of no run: what is dead from here on is not to be kept.
-            table.get_mut(id).set_filed(FILED_MAX);
+            table.get_mut(id).set_filed(UNFILED);
             self.clean(table);
         }
     }
@@ -222,10 +240,26 @@ impl Lru {
     }
 
     /// The oldest entry and its stamp; puts the order right as far as it must to know.
+    #[inline]
     pub(in crate::memory) fn oldest(&mut self, table: &mut Table) -> Option<(SlotId, u64)> {
+        match self.front.last() {
+            Some(item) if item.held(table).recency() == item.start => {
+                // Some of the others will be asked for soon.
+                if let Some(next) = self.front.len().checked_sub(1 + NEXT) {
+                    table.fetch_slot(self.front[next].slot);
+                }
+                Some((item.slot.into(), item.start))
+            }
+            _ => self.look_for_oldest(table),
+        }
+    }
+
+    /// Likewise, where the last item was accessed since it was filed, or there is none.
+    #[inline(never)]
+    fn look_for_oldest(&mut self, table: &mut Table) -> Option<(SlotId, u64)> {
         loop {
             while let Some(item) = self.front.last().copied() {
-                let id = item.id(table);
+                let id = item.slot.into();
                 if table.get(id).recency() == item.start {
                     return Some((id, item.start));
                 }
@@ -242,18 +276,18 @@ impl Lru {
     fn sort_in(&mut self, table: &mut Table, mut run: Run) {
         self.items -= run.items.len();
         let next_start = self.runs.front().map(|next| next.start);
-        for (nth, check) in run.items.iter().enumerate() {
-            if let Some(check) = run.items.get(nth + AHEAD) {
-                table.fetch_ahead(*check);
+        for (nth, slot) in run.items.iter().enumerate() {
+            if let Some(slot) = run.items.get(nth + AHEAD) {
+                table.fetch_slot(*slot);
             }
-            let Some(id) = table.find_filed(*check, run.number) else { continue };
-            let stamp = table.get(id).recency();
+            let Some(held) = table.filed_at(*slot, run.number) else { continue };
+            let stamp = held.recency();
             if next_start.is_some_and(|start| stamp >= start) {
-                self.link(table, id);
+                self.link(table, (*slot).into());
             } else {
                 let number = self.new_number(stamp);
-                table.get_mut(id).set_filed(number);
-                self.front.push(Item { start: stamp, number, check: *check });
+                held.set_filed(number);
+                self.front.push(Item { start: stamp, number, slot: *slot });
             }
         }
         self.numbers.push(run.number);
@@ -264,8 +298,9 @@ impl Lru {
         while self.front.len() > 2 * RUN_ITEMS && self.split_front(table) {}
         // By stamp alone, which the processor need not guess; a batch aside, few are of one stamp.
         self.front.sort_unstable_by_key(|item| Reverse(item.start));
-        for tied in self.front.chunk_by_mut(|a, b| a.start == b.start) {
-            if tied.len() > 1 {
+        let is_tied = |pair: &[Item]| matches!(pair, [a, b] if a.start == b.start);
+        if self.front.windows(2).any(is_tied) {
+            for tied in self.front.chunk_by_mut(|a, b| a.start == b.start) {
                 tied.sort_unstable_by(|a, b| b.key(table).cmp(a.key(table)));
             }
         }
@@ -286,8 +321,8 @@ impl Lru {
         }
         let mut run = self.new_run(start);
         for item in self.front.extract_if(.., |item| item.start >= start) {
-            let id = item.id(table);
-            table.get_mut(id).set_filed(run.take(item.start, item.check));
+            let number = run.take(item.start, item.slot);
+            table.get_mut(item.slot.into()).set_filed(number);
             self.numbers.push(item.number);
         }
         self.items += run.items.len();
@@ -297,14 +332,9 @@ impl Lru {
 
     /// Takes the dead items out of all runs.
     #[cold]
-    fn clean(&mut self, table: &Table) {
+    fn clean(&mut self, table: &mut Table) {
         for run in &mut self.runs {
-            run.items.sort_unstable();
-            let mut living = Vec::with_capacity(run.items.len());
-            for same in run.items.chunk_by(|a, b| a == b) {
-                let alive = same.first().map_or(0, |check| table.count_filed(*check, run.number));
-                living.extend(same.iter().take(alive));
-            }
+            let mut living = run.living(table);
             living.shrink_to(RUN_ITEMS);
             run.items = living;
         }
@@ -319,22 +349,25 @@ impl Lru {
         self.items = self.runs.iter().map(|run| run.items.len()).sum();
     }
 
+    fn start_of(&self, number: u32) -> Option<u64> {
+        self.starts.get(number as usize).copied()
+    }
+
     /// Checks every invariant.
     pub(in crate::memory) fn validate(&self, table: &Table) -> Result<(), String> {
-        let mut filed = 0;
+        let mut filed = self.front.len();
         let mut behind: Option<&Item> = None;
         for item in self.front.iter().rev() {
-            if table.count_filed(item.check, item.number) != 1 {
-                return Err(format!("L1: {item:?} in front is of no entry, or of several"));
+            if !table.is_filed(item.slot, item.number) {
+                return Err(format!("L1: {item:?} in front is of no entry"));
             }
-            let order = |item: &Item| (item.start, table.get(item.id(table)).key());
+            let order = |item: &Item| (item.start, item.key(table));
             if behind.is_some_and(|behind| order(behind) >= order(item)) {
                 return Err(format!("L3: {item:?} is not newer than what is behind it"));
             }
-            if self.starts.get(item.number as usize) != Some(&item.start) {
+            if self.start_of(item.number) != Some(item.start) {
                 return Err(format!("L2: {item:?} has another start by its number"));
             }
-            filed += 1;
             behind = Some(item);
         }
         let mut below = self.front.first().map(|item| item.start);
@@ -342,20 +375,15 @@ impl Lru {
             if below.is_some_and(|below| below >= run.start) || run.end < run.start {
                 return Err(format!("L4: the run from {} begins too early", run.start));
             }
-            if self.starts.get(run.number as usize) != Some(&run.start) {
+            if self.start_of(run.number) != Some(run.start) {
                 return Err(format!("L2: the run from {} has another start", run.start));
             }
-            let mut items = run.items.clone();
-            items.sort_unstable();
-            for same in items.chunk_by(|a, b| a == b) {
-                let living = same.first().map_or(0, |check| table.count_filed(*check, run.number));
-                filed += living.min(same.len());
-            }
+            filed += run.living(table).len();
             below = Some(run.end);
         }
         for id in table.ids() {
-            let start = self.starts.get(table.get(id).filed() as usize);
-            if start.is_none_or(|start| *start > table.get(id).recency()) {
+            let start = self.start_of(table.get(id).filed());
+            if start.is_none_or(|start| start > table.get(id).recency()) {
                 return Err(format!("L2: {id:?} is filed under a stamp newer than its own"));
             }
         }
@@ -374,24 +402,31 @@ impl Lru {
 }
 
 impl Item {
-    fn id(self, table: &Table) -> SlotId {
-        match table.find_filed(self.check, self.number) {
-            Some(id) => id,
-            None => unreachable!("L1: {self:?} is of no entry"),
-        }
+    #[inline]
+    fn held(self, table: &Table) -> &Held {
+        table.get(self.slot.into())
     }
 
     fn key(self, table: &Table) -> &[u8] {
-        table.get(self.id(table)).key()
+        self.held(table).key()
     }
 }
 
 impl Run {
-    /// Files an entry with these bits; gives the run's number.
+    /// Files an entry that is in this slot; gives the run's number.
     #[inline]
-    fn take(&mut self, stamp: u64, check: Check) -> u32 {
-        self.items.push(check);
+    fn take(&mut self, stamp: u64, slot: Slot) -> u32 {
+        self.items.push(slot);
         self.end = self.end.max(stamp);
         self.number
+    }
+
+    /// The slots of the entries that are filed here.
+    fn living(&self, table: &Table) -> Vec<Slot> {
+        let mut living = self.items.clone();
+        living.sort_unstable();
+        living.dedup();
+        living.retain(|slot| table.is_filed(*slot, self.number));
+        living
     }
 }
