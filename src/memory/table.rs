@@ -99,11 +99,20 @@ impl Table {
         self.records.get_bucket(slot.0 as usize).is_some_and(|held| held.filed() == number)
     }
 
-    /// Has the processor fetch what is in this slot.
+    /// Has the processor fetch the header of what is in this slot.
     #[inline]
     pub(super) fn fetch_slot(&self, slot: Slot) {
         if let Some(held) = self.records.get_bucket(slot.0 as usize) {
             held.fetch_ahead(0);
+        }
+    }
+
+    /// Likewise, and what the record that takes its place will be written to next.
+    #[inline]
+    pub(super) fn fetch_victim(&self, slot: Slot) {
+        if let Some(held) = self.records.get_bucket(slot.0 as usize) {
+            held.fetch_ahead(0);
+            held.fetch_ahead(VALUE_LINE);
         }
     }
 

@@ -43,7 +43,7 @@ use crate::record::{Held, UNFILED};
 /// where few entries are to make many runs.
 const RUN_ITEMS: usize = if cfg!(any(test, fuzzing)) { 2 } else { 256 };
 /// How many records are fetched ahead where a run is gone through.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 /// How many evictions ahead the record of a victim is fetched.
 const NEXT: usize = 2;
 /// What `front` may hold before its newer half becomes a run again.
@@ -246,7 +246,7 @@ impl Lru {
             Some(item) if item.held(table).recency() == item.start => {
                 // Some of the others will be asked for soon.
                 if let Some(next) = self.front.len().checked_sub(1 + NEXT) {
-                    table.fetch_slot(self.front[next].slot);
+                    table.fetch_victim(self.front[next].slot);
                 }
                 Some((item.slot.into(), item.start))
             }
