@@ -6,7 +6,7 @@
 //! # How it works
 //!
 //! `read.rs` has the way down: memory, pending operations, disk, and promotion back up. `write.rs`
-//! has the way in: encode, make room, note the operation, queue it. `writer.rs` is the thread that
+//! has the way in: encode, ask the queue; `place.rs`: make room in memory, note the operation, queue it. `writer.rs` is the thread that
 //! turns the queue into commits and is asked by the store before an entry leaves. `sweep.rs` is the
 //! thread that keeps the time and takes out what has expired. `walk.rs` lists.
 //!
@@ -30,6 +30,7 @@ mod health;
 mod life;
 mod many;
 mod pending;
+mod place;
 mod queue;
 mod read;
 mod remove;
@@ -321,17 +322,11 @@ impl Core {
     /// Drops what left and tells the listener. Call with no lock held.
     #[inline]
     fn dispose(&self, mut garbage: Garbage) {
-        self.dispose_of(&mut garbage);
-    }
-
-    /// Likewise, without moving it.
-    #[inline]
-    fn dispose_of(&self, garbage: &mut Garbage) {
         if self.memory.has_lost_order() {
             warn_of_order();
         }
         if self.is_listening() {
-            self.tell(std::mem::take(garbage));
+            self.tell(garbage);
         } else {
             garbage.discard();
         }

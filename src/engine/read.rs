@@ -391,9 +391,8 @@ impl Core {
                 self.count_touches(locked.side.touch(hash, key, moment.stamp, seen.handed));
                 return true;
             }
-            let (stamp, record) = (moment.stamp, &seen.record);
-            let deadline = self.memory_deadline(record.deadline(), moment.wall);
-            let newcomer = Newcomer { record, charge, hash, stamp, deadline, old: None };
+            let deadline = self.memory_deadline(seen.record.deadline(), moment.wall);
+            let newcomer = Newcomer::new(&seen.record, hash, moment.stamp, deadline, None);
             if self.reserve(&mut locked, &newcomer, garbage) {
                 locked.side.counts.promotions += 1;
                 self.count_touches(locked.side.forget_touch(hash, key));

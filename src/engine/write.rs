@@ -1,23 +1,18 @@
-//! Writing: encode, make room in memory, note the operation, queue it.
-//!
-//! An entry goes into memory only when its place is reserved; until then the loop lets the lock go,
-//! evicts the oldest entry there is, and looks again. An old value of the key stays readable, with
-//! the new stamp, until the new one takes its place.
+//! Writing: check, encode, ask the queue for room, and have the record placed (`place.rs`).
 
-use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use crate::attributes::{InsertOptions, NO_OPTIONS};
 use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
 use crate::engine::bound::commit_bytes;
-use crate::engine::pending::{Below, Side, What};
+use crate::engine::pending::Below;
+use crate::engine::place::{Entered, Expect, Ticket, Write};
 use crate::engine::queue::{Load, Reserved, Room};
-use crate::engine::read::Seen;
-use crate::engine::{Core, DiskSide, Garbage, Moment};
+use crate::engine::{Core, DiskSide, Garbage, Moment, warn_of_order};
 use crate::entry::{RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::KeyHash;
-use crate::memory::{CHARGES_MAX, Locked, NOT_BELOW, Newcomer, Placement};
+use crate::memory::CHARGES_MAX;
 use crate::record::{CHARGE_MAX, Draft, Record, VALUE_BYTES_MAX};
 use crate::store::Change;
 use crate::trace::trace_op;
@@ -26,50 +21,6 @@ use crate::trace::trace_op;
 const SLACK_OPS_MIN: u64 = 16;
 /// Likewise in bytes.
 const SLACK_BYTES_MIN: u64 = 16 << 10;
-
-/// What must hold of the key for a write to go in.
-#[derive(Debug)]
-pub(super) enum Expect {
-    Anything,
-    /// It was not there when this was the token of the shard; `None`: gone, by an operation that is
-    /// not committed, or there is no disk.
-    Absent(Option<u64>),
-    /// It was this very record, in memory or in an operation that is not committed.
-    Same(Record),
-    /// It was this, on disk.
-    SameBelow(Seen),
-}
-
-/// What came of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entered {
-    /// It went in; `None` where there is no disk to wait for.
-    Yes(Option<u64>),
-    /// What was expected of the key does not hold any more.
-    Changed,
-}
-
-/// What is to be known of a record on its way in. It is lent: an owner would move it, by wide loads that wait
-/// for narrow stores.
-#[derive(Debug)]
-pub(super) struct Write {
-    pub(super) hash: KeyHash,
-    pub(super) moment: Moment,
-    pub(super) expect: Expect,
-    /// Counts as an insert of the user's.
-    pub(super) counted: bool,
-}
-
-/// How the operation of a write gets its number.
-pub(super) enum Ticket<'q> {
-    /// There is no disk tier.
-    NoDisk,
-    /// It is pushed into this room.
-    Room(Room<'q>),
-    /// There is no room: the entry stays in memory, and older versions below are removed, the
-    /// operation for which takes this room.
-    Shed(Room<'q>),
-}
 
 /// What bounds an entry and a batch where the file has a bound.
 const A_COMMIT: &str = "a 32nd of disk_max_file_bytes";
@@ -128,7 +79,8 @@ impl Core {
 
     /// Makes the record of an insert, after checking everything that can be checked. `weight`: what the
     /// entry counts, instead of its bytes.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "in one piece with an insert")]
+    #[inline(always)]
     pub(crate) fn draft(
         &self,
         key: &[u8],
@@ -279,16 +231,25 @@ impl Core {
 
     /// Brings one record in, and waits until it is durable if the policy says so.
     pub(super) fn enter(&self, record: Record, write: &Write) -> Result<Entered> {
-        // Nothing is in it when it has been disposed of, so nobody need look.
-        let mut garbage = ManuallyDrop::new(Garbage::default());
         let Some(disk) = &self.disk else {
-            let entered = self.place(record, write, Ticket::NoDisk, &mut garbage);
-            self.dispose_of(&mut garbage);
-            return Ok(entered);
+            if let Err((record, left)) = self.place_alone(record, write) {
+                let mut garbage = Garbage::default();
+                if let Some(left) = left {
+                    garbage.note(left, Tier::Memory, RemovalCause::Size);
+                }
+                let entered = self.place(record, write, Ticket::NoDisk, &mut garbage);
+                self.dispose(garbage);
+                return Ok(entered);
+            }
+            if self.memory.has_lost_order() {
+                warn_of_order();
+            }
+            return Ok(Entered::Yes(None));
         };
         let ticket = self.ticket(disk, &record)?;
+        let mut garbage = Garbage::default();
         let entered = self.place(record, write, ticket, &mut garbage);
-        self.dispose_of(&mut garbage);
+        self.dispose(garbage);
         self.relieve_touches();
         if let Entered::Yes(Some(seq)) = entered {
             self.wait_if_through(disk, Some(seq))?;
@@ -377,170 +338,6 @@ impl Core {
             Err(e) if self.config.error_policy == ErrorPolicy::Strict => Err(e),
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-
-    /// Puts a record into memory, if it fits there, and notes its operation.
-    #[inline]
-    fn place(
-        &self,
-        record: Record,
-        write: &Write,
-        ticket: Ticket<'_>,
-        garbage: &mut Garbage,
-    ) -> Entered {
-        let Write { hash, mut moment, counted, .. } = *write;
-        let charge = record.charge();
-        let fits = self.fits_memory(charge, self.memory.recent_limits());
-        let deadline = self.memory_deadline(record.deadline(), moment.wall);
-        // Set when it is older than all that is there: whether there was an old value of its own then.
-        let mut victim_beside_old = None;
-        loop {
-            let mut locked = self.memory.lock(hash);
-            if !self.is_as_expected(&locked, hash, record.key(), &write.expect) {
-                return Entered::Changed;
-            }
-            let old = locked.shard.find(hash, record.key());
-            // Whoever brought an old value meanwhile has made a place for this one, too.
-            let is_victim = victim_beside_old.is_some_and(|beside_old| beside_old || old.is_none());
-            let enters = fits && !is_victim;
-            if let Some(old) = old.filter(|_| enters) {
-                if self.is_late(moment, locked.shard.stamp(old)) {
-                    moment.stamp = locked.shard.stamp(old);
-                }
-                locked.shard.restamp(old, moment.stamp);
-            }
-            let newcomer = Newcomer {
-                record: &record,
-                charge,
-                hash,
-                stamp: moment.stamp,
-                deadline,
-                old: old.map(|id| locked.shard.charge(id)),
-            };
-            if enters && !self.reserve(&mut locked, &newcomer, garbage) {
-                drop(locked);
-                if !self.evict_one(Some(&newcomer), garbage) {
-                    victim_beside_old = Some(old.is_some());
-                }
-                continue;
-            }
-            // A touch keeps the value, so the listener has nothing to hear.
-            let known =
-                !counted || self.known_below(&locked, hash, record.key(), old.is_some(), garbage);
-            let (handed, seq) = self.note_put(&mut locked, hash, &record, ticket, known, garbage);
-            locked.side.counts.inserts += u64::from(counted);
-            let placement = Placement { stamp: moment.stamp, handed, deadline };
-            match old {
-                Some(old) if enters => {
-                    let stamp = locked.shard.stamp(old);
-                    locked.shard.count_hit(old);
-                    let was = locked.replace(old, record, placement);
-                    if counted {
-                        garbage.records.push((was, stamp, Tier::Memory, RemovalCause::Replaced));
-                    } else {
-                        garbage.silent.push(was);
-                    }
-                }
-                None if enters => {
-                    locked.insert(hash, record, placement);
-                }
-                old => {
-                    if let Some(old) = old {
-                        garbage.note(locked.remove(old), Tier::Memory, RemovalCause::Replaced);
-                    }
-                    if is_victim {
-                        locked.side.counts.memory_evictions += 1;
-                        garbage.records.push((
-                            record,
-                            moment.stamp,
-                            Tier::Memory,
-                            RemovalCause::Size,
-                        ));
-                    }
-                }
-            }
-            return Entered::Yes(seq);
-        }
-    }
-
-    fn is_as_expected(
-        &self,
-        locked: &Locked<'_, Side>,
-        hash: KeyHash,
-        key: &[u8],
-        expect: &Expect,
-    ) -> bool {
-        match expect {
-            Expect::Anything => true,
-            Expect::Absent(token) => {
-                locked.shard.find(hash, key).is_none()
-                    && match locked.side.below(hash, key) {
-                        Below::Gone => true,
-                        Below::Value(_) => false,
-                        Below::Unknown { token: now } => self.disk.is_none() || Some(now) == *token,
-                    }
-            }
-            Expect::Same(record) => match locked.shard.find(hash, key) {
-                Some(id) => locked.shard.record(id).is_same(record),
-                None => false,
-            },
-            Expect::SameBelow(seen) => Self::is_current(locked, hash, seen),
-        }
-    }
-
-    /// Whether the listener hears of the value that a put replaces here: if memory or an operation
-    /// that is not committed has it. Else the writer will find it on disk.
-    fn known_below(
-        &self,
-        locked: &Locked<'_, Side>,
-        hash: KeyHash,
-        key: &[u8],
-        in_memory: bool,
-        garbage: &mut Garbage,
-    ) -> bool {
-        if in_memory || !self.is_listening() {
-            return true;
-        }
-        match locked.side.below(hash, key) {
-            Below::Gone => true,
-            Below::Unknown { .. } => false,
-            Below::Value(record) => {
-                let stamp = record.stamp();
-                garbage.records.push((record, stamp, Tier::Disk, RemovalCause::Replaced));
-                true
-            }
-        }
-    }
-
-    /// Notes and queues the operation of a put, as its ticket says. Gives the recency that the disk
-    /// will have, and the number.
-    fn note_put(
-        &self,
-        locked: &mut Locked<'_, Side>,
-        hash: KeyHash,
-        record: &Record,
-        ticket: Ticket<'_>,
-        reported: bool,
-        garbage: &mut Garbage,
-    ) -> (Option<u64>, Option<u64>) {
-        let Some(disk) = &self.disk else { return (NOT_BELOW, None) };
-        self.count_touches(locked.side.forget_touch(hash, record.key()));
-        let (seq, what, handed) = match ticket {
-            Ticket::NoDisk => return (NOT_BELOW, None),
-            Ticket::Room(room) => {
-                let seq = disk.queue.push(room, Change::Put(record.clone()), reported);
-                (seq, What::Put(record.clone()), Some(record.stamp()))
-            }
-            Ticket::Shed(room) => {
-                self.counts.shed.add(1);
-                let key = Record::of_key(record.key());
-                let seq = disk.queue.push(room, Change::Remove(key.clone()), true);
-                (seq, What::Gone(key), NOT_BELOW)
-            }
-        };
-        let old = locked.side.note(hash, seq, what);
-        garbage.silent.extend(old.map(|what| what.record().clone()));
-        (handed, Some(seq))
     }
 }
 

@@ -115,13 +115,19 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// The sums with what a new entry counts in the place of what an old one does, if there is one;
-    /// `None` if that would exceed a limit.
+    /// The sums with what a new entry counts in the place of what an old one does, if there is one; `None` if
+    /// there is not as much as the old one counts.
     #[inline]
-    fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
+    fn with(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
         let entries = (self.entries + 1).checked_sub(u64::from(old.is_some()))?;
         let bytes = self.bytes.checked_sub(old.unwrap_or(0))?.checked_add(new)?;
-        (!self.are_too_many(entries, bytes)).then_some((entries, bytes))
+        Some((entries, bytes))
+    }
+
+    /// Likewise; `None` also if that would exceed a limit.
+    #[inline]
+    fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
+        self.with(old, new).filter(|(entries, bytes)| !self.are_too_many(*entries, *bytes))
     }
 
     /// Whether so much may not be in.
@@ -249,6 +255,10 @@ impl<S> Locked<'_, S> {
         newcomer: &Newcomer<'_>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Room {
+        // The sums stay as they are.
+        if newcomer.old == Some(newcomer.charge) {
+            return Room::Reserved;
+        }
         if self.memory.is_ordered {
             return self.reserve_in_order(newcomer, hook);
         }
@@ -268,8 +278,9 @@ impl<S> Locked<'_, S> {
             self.publish();
             // First, so that what is lowered after a look changes it.
             let lowered = memory.lowered.load(Ordering::Acquire);
-            let (index, least, second) = memory.least_bound();
-            if newcomer.stamp < least {
+            let least = memory.least_bound();
+            let index = least.index;
+            if newcomer.stamp < least.bound {
                 return Room::None;
             }
             let mut other = None;
@@ -287,27 +298,34 @@ impl<S> Locked<'_, S> {
             }
             let charge = locked.shard.charge(id);
             let mut account = memory.account.lock();
-            if account.exchange(newcomer.old, newcomer.charge) {
+            let Some((entries, bytes)) = account.with(newcomer.old, newcomer.charge) else {
+                return Room::None;
+            };
+            if !account.are_too_many(entries, bytes) {
+                (account.entries, account.bytes) = (entries, bytes);
                 drop(account);
                 self.was_full = false;
                 return Room::Reserved;
             }
             // Who took the room since the bounds were read has shown its own before (M1).
-            let is_oldest = if memory.lowered.load(Ordering::Acquire) == lowered {
-                stamp < second
-            } else {
-                memory.are_above(stamp, index)
-            };
-            if !is_oldest {
+            let is_as_seen = memory.lowered.load(Ordering::Acquire) == lowered;
+            let is_least = stamp == least.bound && !least.is_tied && is_as_seen;
+            if !is_least && !memory.are_above(stamp, index) {
                 // If its bound said so, others are as old, or seem to be; else it was hit, and its bound
                 // will say so.
-                if stamp == least {
+                if stamp == least.bound {
                     return Room::None;
                 }
                 continue;
             }
-            account.release(charge);
-            let reserved = account.exchange(newcomer.old, newcomer.charge);
+            // The victim is not the old entry, whose stamp is the newcomer's.
+            let (entries, bytes) = (entries - 1, bytes - charge);
+            let reserved = !account.are_too_many(entries, bytes);
+            if reserved {
+                (account.entries, account.bytes) = (entries, bytes);
+            } else {
+                account.release(charge);
+            }
             drop(account);
             let Guarded { shard, side, .. } = &mut *locked.guarded;
             hook(side, shard.remove(id));
@@ -360,18 +378,30 @@ impl<S> Locked<'_, S> {
 /// An entry for which there was no room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Newcomer<'k> {
-    pub(crate) record: &'k Record,
-    pub(crate) charge: u64,
-    pub(crate) hash: KeyHash,
-    pub(crate) stamp: u64,
+    record: &'k Record,
+    charge: u64,
+    hash: KeyHash,
+    stamp: u64,
     /// When it leaves memory, or [`crate::record::NEVER`].
-    pub(crate) deadline: u64,
+    deadline: u64,
     /// The charge of the entry that it replaces.
-    pub(crate) old: Option<u64>,
+    old: Option<u64>,
 }
 
-impl Newcomer<'_> {
-    fn key(&self) -> &[u8] {
+impl<'k> Newcomer<'k> {
+    /// `old`: the charge of the entry that it replaces.
+    #[inline]
+    pub(crate) fn new(
+        record: &'k Record,
+        hash: KeyHash,
+        stamp: u64,
+        deadline: u64,
+        old: Option<u64>,
+    ) -> Self {
+        Self { record, charge: record.charge(), hash, stamp, deadline, old }
+    }
+
+    fn key(&self) -> &'k [u8] {
         self.record.key()
     }
 }
@@ -536,8 +566,8 @@ impl<S> Memory<S> {
             return self.evict_in_order(newcomer, hook);
         }
         loop {
-            let (index, least, second) = self.least_bound();
-            if second == least || newcomer.is_some_and(|newcomer| newcomer.stamp <= least) {
+            let Least { index, bound, is_tied } = self.least_bound();
+            if is_tied || newcomer.is_some_and(|newcomer| newcomer.stamp <= bound) {
                 return self.evict_with_all_locked(newcomer, hook);
             }
             let mut locked = self.lock_nth(index);
@@ -572,19 +602,33 @@ impl<S> Memory<S> {
         not == self.bounds.get(but).map_or(0, is_not)
     }
 
-    /// Whose bound is the smallest, that, and the smallest of the others.
+    /// Whose bound is the smallest.
     #[inline]
-    fn least_bound(&self) -> (usize, u64, u64) {
-        let (mut at, mut least, mut second) = (0, EMPTY, EMPTY);
-        for (index, bound) in self.bounds.iter().enumerate() {
+    fn least_bound(&self) -> Least {
+        let (mut first, mut last, mut smallest) = (0, 0, EMPTY);
+        let mut index = 0;
+        let mut look = |bound: &AtomicU64| {
             let bound = bound.load(Ordering::Acquire);
             // Likewise.
-            at = std::hint::select_unpredictable(bound < least, index, at);
-            second = second.min(bound.max(least));
-            least = least.min(bound);
-        }
-        (at, least, second)
+            first = std::hint::select_unpredictable(bound < smallest, index, first);
+            last = std::hint::select_unpredictable(bound <= smallest, index, last);
+            smallest = smallest.min(bound);
+            index += 1;
+        };
+        let (fours, rest) = self.bounds.as_chunks::<4>();
+        fours.iter().flatten().for_each(&mut look);
+        rest.iter().for_each(look);
+        Least { index: first, bound: smallest, is_tied: first != last || smallest == EMPTY }
     }
+}
+
+/// What [`Memory::least_bound`] found.
+#[derive(Debug, Clone, Copy)]
+struct Least {
+    index: usize,
+    bound: u64,
+    /// Others have the same bound, or there is no entry.
+    is_tied: bool,
 }
 
 #[cfg(test)]
