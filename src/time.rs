@@ -12,7 +12,8 @@
 //!
 //! A thread sets some stamps aside, its *lease*, and uses them for as long as `last` is the end of its
 //! lease, so for as long as nobody else has set any aside. One thread alone thus pays for a locked
-//! instruction once in [`LEASE_STAMPS`] operations; of several, each takes its stamps one by one.
+//! instruction once in [`LEASE_STAMPS`] operations; of several, each takes its stamps one by one, and does not
+//! look first: that would fetch the word's line from another processor twice.
 //!
 //! When nothing has happened for a while, `wall` is set to [`PARKED`] and the thread sleeps; the
 //! next operation sees that, reads the clock itself and wakes the thread.
@@ -285,29 +286,39 @@ struct Lease {
     clock: Cell<u64>,
     next: Cell<u64>,
     end: Cell<u64>,
+    /// Nobody had set any aside between this lease and the one before.
+    is_alone: Cell<bool>,
 }
 
 thread_local! {
     /// Of the clock that the thread used last.
     static LEASE: Lease =
-        const { Lease { clock: Cell::new(0), next: Cell::new(1), end: Cell::new(0) } };
+        const {
+            Lease {
+                clock: Cell::new(0),
+                next: Cell::new(1),
+                end: Cell::new(0),
+                is_alone: Cell::new(false),
+            }
+        };
 }
 
 /// The number of the newest clock.
 static CLOCKS: StaticMutex<u64> = StaticMutex::new(0);
 
-/// The words that every operation reads.
+/// The words that every operation reads; each has a line of its own, since `last` goes from one busy thread to
+/// the other, and `wall` need not.
 #[derive(Debug)]
 struct Words {
     /// The system time as last refreshed, or [`PARKED`]. Unused with an injected clock.
-    wall: AtomicU64,
+    wall: CachePadded<AtomicU64>,
     /// The largest stamp that was given out or set aside.
-    last: AtomicU64,
+    last: CachePadded<AtomicU64>,
 }
 
 /// The clock of one cache: wall time and stamps (T1, T2).
 pub(crate) struct Ticker {
-    words: CachePadded<Words>,
+    words: Words,
     /// Tells leases of other clocks apart.
     number: u64,
     injected: Option<Arc<dyn Clock>>,
@@ -332,10 +343,10 @@ impl Ticker {
         let number = *newest;
         drop(newest);
         Self {
-            words: CachePadded::new(Words {
-                wall: AtomicU64::new(PARKED),
-                last: AtomicU64::new(start),
-            }),
+            words: Words {
+                wall: CachePadded::new(AtomicU64::new(PARKED)),
+                last: CachePadded::new(AtomicU64::new(start)),
+            },
             number,
             injected,
             sleeper: OnceLock::new(),
@@ -378,26 +389,26 @@ impl Ticker {
         if wall == PARKED {
             wall = self.wake();
         }
-        let last = self.words.last.load(Ordering::Acquire);
         let set_aside = LEASE.with(|lease| {
             let next = lease.next.get();
             let is_there = next <= lease.end.get()
-                && last == lease.end.get()
-                && lease.clock.get() == self.number;
+                && lease.clock.get() == self.number
+                && self.words.last.load(Ordering::Acquire) == lease.end.get();
             is_there.then(|| lease.next.replace(next + 1))
         });
-        (set_aside.unwrap_or_else(|| self.lease(last)), wall)
+        (set_aside.unwrap_or_else(|| self.lease()), wall)
     }
 
     /// Sets stamps aside, and gives the first of them.
     #[inline(never)]
-    fn lease(&self, last: u64) -> u64 {
+    fn lease(&self) -> u64 {
         LEASE.with(|lease| {
-            // The thread is alone if nobody came after its last lease. Only then it takes more than one.
-            let alone = last == lease.end.get() && lease.clock.get() == self.number;
-            let stamps = if alone { LEASE_STAMPS } else { 1 };
+            // A thread takes more than one if it was alone the last time.
+            let is_same = lease.clock.get() == self.number;
+            let stamps = if is_same && lease.is_alone.get() { LEASE_STAMPS } else { 1 };
             let before = self.words.last.fetch_add(stamps, Ordering::AcqRel);
             let first = before.saturating_add(1);
+            lease.is_alone.set(is_same && before == lease.end.get());
             lease.clock.set(self.number);
             lease.next.set(first + 1);
             lease.end.set(before + stamps);

@@ -217,10 +217,10 @@ impl Shard {
         let check = hash.check();
         let mut held = Held::new(record, check.0);
         held.begin(stamp, handed, deadline);
-        let may_move = self.table.may_move();
+        let was_full = self.table.is_full();
         let id = self.table.put(held);
         if let Order::Own(lru) = &mut self.order {
-            if may_move {
+            if was_full && !self.table.is_full() {
                 lru.follow(&self.table);
             }
             lru.link(&mut self.table, id);

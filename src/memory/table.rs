@@ -142,9 +142,10 @@ impl Table {
         }
     }
 
-    /// Whether the next record that is put in may have all others moved to other slots.
+    /// Whether there is no room for one more, unless where another one was. When there is room after one was put
+    /// in, all have moved to other slots.
     #[inline]
-    pub(super) fn may_move(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.records.len() == self.records.capacity()
     }
 

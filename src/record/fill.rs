@@ -14,7 +14,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use super::{BELOW, Below, CONTROL, Control, NEVER, Record, Seal, layout, lead, spare};
+use super::{Below, CONTROL, Control, NEVER, Record, Seal, layout, lead, spare};
 
 /// See the module.
 #[derive(Debug)]
@@ -97,5 +97,3 @@ impl Filling {
         Record { ptr: unsafe { self.base.add(self.lead) } }
     }
 }
-
-const _: () = assert!(BELOW.is_multiple_of(super::ALIGN));
