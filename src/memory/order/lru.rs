@@ -332,7 +332,7 @@ impl Lru {
 
     /// Takes the dead items out of all runs.
     #[cold]
-    fn clean(&mut self, table: &mut Table) {
+    fn clean(&mut self, table: &Table) {
         for run in &mut self.runs {
             let mut living = run.living(table);
             living.shrink_to(RUN_ITEMS);
