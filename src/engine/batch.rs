@@ -111,8 +111,15 @@ impl Core {
                 let replaced =
                     old.map(|(old, stamp)| (old, stamp, Tier::Memory, RemovalCause::Replaced));
                 garbage.records.extend(replaced);
-            } else if let Some(id) = all.shard(hash).find(hash, record.key()) {
-                garbage.note(all.remove(hash, id), Tier::Memory, RemovalCause::Replaced);
+            } else {
+                if let Some(id) = all.shard(hash).find(hash, record.key()) {
+                    garbage.note(all.remove(hash, id), Tier::Memory, RemovalCause::Replaced);
+                }
+                if self.disk.is_none() {
+                    // It did fit when it was checked: it is in and out at once.
+                    all.side(hash).counts.memory_evictions += 1;
+                    garbage.records.push((record, moment.stamp, Tier::Memory, RemovalCause::Size));
+                }
             }
         }
         if let Some(side) = all.sides().next() {

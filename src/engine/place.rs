@@ -131,6 +131,8 @@ impl Core {
         let charge = record.charge();
         let fits = self.fits_memory(charge, self.memory.recent_limits());
         let deadline = self.memory_deadline(record.deadline(), moment.wall);
+        // It did when it was checked, so the limit has become smaller since: it is in and out at once.
+        let is_too_late = !fits && self.disk.is_none();
         // Set when it is older than all that is there: whether there was an old value of its own then.
         let mut victim_beside_old = None;
         loop {
@@ -176,9 +178,14 @@ impl Core {
                 }
                 old => {
                     if let Some(old) = old {
-                        garbage.note(locked.remove(old), Tier::Memory, RemovalCause::Replaced);
+                        let removed = locked.remove(old);
+                        if counted {
+                            garbage.note(removed, Tier::Memory, RemovalCause::Replaced);
+                        } else {
+                            garbage.silent.push(removed.into_record());
+                        }
                     }
-                    if is_victim {
+                    if is_victim || is_too_late {
                         locked.side.counts.memory_evictions += 1;
                         garbage.records.push((
                             record,

@@ -285,3 +285,49 @@ fn what_is_acknowledged_during_a_close_is_durable() {
         assert_eq!(kept, Some(last).filter(|last| *last > 0 && !removed), "round {round}");
     }
 }
+
+/// The size of an entry is checked before its place is looked for. When the limit became smaller in between,
+/// the entry was in neither place, and counted as an insert only.
+#[test]
+fn what_a_shrinking_limit_leaves_no_place_for_counts_as_evicted() {
+    for (is_batch, listens) in [(false, false), (false, true), (true, true)] {
+        let told = Arc::new(AtomicU64::new(0));
+        let mut builder = ByteCache::builder().shards(1).memory_max_bytes(1_000);
+        if listens {
+            let told = Arc::clone(&told);
+            builder = builder.eviction_listener(move |_, _, _| {
+                told.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let cache = builder.open().unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    cache.set_memory_limits(None, Some(50)).unwrap();
+                    cache.set_memory_limits(None, Some(1_000)).unwrap();
+                }
+            });
+            // Until enough were tried, some of them refused and some not.
+            let is_enough = |number: u64| {
+                let stats = cache.stats();
+                number >= 60_000 && stats.inserts > 0 && stats.rejected > 0
+            };
+            for number in (0_u64..).take_while(|n| !n.is_multiple_of(1_000) || !is_enough(*n)) {
+                let (key, value) = (number.to_be_bytes(), [0; 92]);
+                // Refused or not: that depends on the moment.
+                let _ = if is_batch {
+                    cache.insert_many([(&key[..], &value[..])])
+                } else {
+                    cache.insert(&key, &value)
+                };
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let stats = cache.stats();
+        assert_eq!(stats.inserts, stats.memory_evictions + stats.memory_entries, "{stats:?}");
+        if listens {
+            assert_eq!(told.load(Ordering::Relaxed), stats.memory_evictions, "{stats:?}");
+        }
+    }
+}
