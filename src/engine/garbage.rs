@@ -1,5 +1,7 @@
 //! What left under a lock: kept until the lock is gone, then told the listener, and dropped.
 
+use std::mem::{self, ManuallyDrop};
+
 use crate::entry::{RemovalCause, Tier};
 use crate::memory::Removed;
 use crate::record::Record;
@@ -24,9 +26,10 @@ impl Garbage {
 
     /// Drops all.
     #[inline]
-    pub(super) fn discard(&mut self) {
-        self.records.discard();
-        self.silent.discard();
+    pub(super) fn discard(self) {
+        let Self { records, silent } = self;
+        records.discard();
+        silent.discard();
     }
 }
 
@@ -55,18 +58,16 @@ impl<T> Few<T> {
         }
     }
 
-    /// Drops all: most that come by here are empty, or have one item.
+    /// Drops all. What the compiler makes of dropping is two calls, and this is two comparisons: most
+    /// operations that come by here have a list that is empty, or has one item.
     #[inline]
-    fn discard(&mut self) {
-        drop(self.first.take());
-        if self.more.capacity() > 0 {
-            self.discard_more();
+    fn discard(self) {
+        let Self { first, more } = self;
+        drop(first);
+        let mut more = ManuallyDrop::new(more);
+        if more.capacity() > 0 {
+            drop(mem::take(&mut *more));
         }
-    }
-
-    #[cold]
-    fn discard_more(&mut self) {
-        self.more = Vec::new();
     }
 
     pub(super) fn len(&self) -> usize {

@@ -6,8 +6,9 @@
 //! # How it works
 //!
 //! `read.rs` has the way down: memory, pending operations, disk, and promotion back up. `write.rs`
-//! has the way in: encode, ask the queue; `place.rs`: make room in memory, note the operation, queue it. `writer.rs` is the thread that
-//! turns the queue into commits and is asked by the store before an entry leaves. `sweep.rs` is the
+//! has the way in: encode, ask the queue for room; `place.rs` the rest of it: make room in memory, note the
+//! operation, queue it. `writer.rs` is the thread that turns the queue into commits and is asked by the store
+//! before an entry leaves. `sweep.rs` is the
 //! thread that keeps the time and takes out what has expired. `walk.rs` lists.
 //!
 //! # Concurrency
@@ -321,7 +322,7 @@ impl Core {
 
     /// Drops what left and tells the listener. Call with no lock held.
     #[inline]
-    fn dispose(&self, mut garbage: Garbage) {
+    fn dispose(&self, garbage: Garbage) {
         if self.memory.has_lost_order() {
             warn_of_order();
         }

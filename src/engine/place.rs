@@ -142,7 +142,8 @@ impl Core {
             }
             let old = locked.shard.find(hash, record.key());
             // Whoever brought an old value meanwhile has made a place for this one, too.
-            let is_victim = victim_beside_old.is_some_and(|beside_old| beside_old || old.is_none());
+            let is_victim = is_too_late
+                || victim_beside_old.is_some_and(|beside_old| beside_old || old.is_none());
             let enters = fits && !is_victim;
             if let Some(old) = old.filter(|_| enters) {
                 self.restamp_old(&mut locked, old, &mut moment);
@@ -185,7 +186,7 @@ impl Core {
                             garbage.silent.push(removed.into_record());
                         }
                     }
-                    if is_victim || is_too_late {
+                    if is_victim {
                         locked.side.counts.memory_evictions += 1;
                         garbage.records.push((
                             record,
