@@ -524,10 +524,9 @@ impl<H: Weighed> Builder<H> {
     }
 
     /// Memory for pages of the file, on top of the memory tier; filled as the file is read and
-    /// written. Half of it is room for a commit, and up to an eighth, at most 128 MiB, for notes of where
-    /// rows are, which are made when the file is longer than the rest: rows are then read past these pages,
-    /// from the file, whose pages the system may have in its own cache. A 25th more goes to what reads
-    /// remember of the index. Default: 128 MiB.
+    /// written. A third of it, at most 2 GiB, is for notes of where entries are, 25 bytes each; where the file
+    /// is longer than the other two thirds, entries are read from the file by these, past the pages: the system
+    /// may have them in its own cache. Half of the rest is room for a commit. Default: 128 MiB.
     ///
     /// # Examples
     ///

@@ -198,6 +198,7 @@ impl Core {
         let (time_to_idle, clock) = (lifetimes.idle, config.clock.clone());
         let age = (time_to_idle != NEVER || clock.is_some())
             .then(|| Arc::new(Age { time_to_idle, clock: clock.clone() }));
+        let hasher = disk.as_ref().map(|disk| disk.disk.hasher().clone()).unwrap_or_default();
         let may_expire = lifetimes.entry.min(lifetimes.copy).min(lifetimes.idle) != NEVER;
         Self {
             memory: Memory::new(
@@ -205,6 +206,7 @@ impl Core {
                 config.memory,
                 &config.strategy,
                 config.time_to_idle.is_some(),
+                hasher,
             ),
             disk,
             clock: Ticker::new(clock),

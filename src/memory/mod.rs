@@ -441,6 +441,7 @@ impl<S: Default> Memory<S> {
         limits: Limits,
         strategy: &Strategy,
         knows_idle: bool,
+        hasher: KeyHasher,
     ) -> Self {
         debug_assert!(shards.is_power_of_two());
         let order = order::make(strategy);
@@ -472,7 +473,7 @@ impl<S: Default> Memory<S> {
                 ordered,
                 ..Account::default()
             })),
-            hasher: KeyHasher::default(),
+            hasher,
             is_ordered,
             is_lost,
         }

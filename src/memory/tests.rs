@@ -180,7 +180,7 @@ fn random_operations_agree_with_a_sorted_map() {
     let steps = if cfg!(miri) { 150 } else { 5_000 };
     for (shards, entries) in [(1, 9), (2, 9), (8, 9), (1, 20)] {
         let limits = Limits { entries: Some(entries), bytes: Some(15 * entries) };
-        let memory = Memory::new(shards, limits, &Strategy::Lru, false);
+        let memory = Memory::new(shards, limits, &Strategy::Lru, false, KeyHasher::default());
         let (mut model, mut rng) = (Model::new(), Rng(shards as u64 + entries));
         for _ in 0..steps {
             step(&memory, &mut model, &mut rng);
@@ -243,7 +243,7 @@ fn threads_never_exceed_the_limits() {
 
 fn threads_stay_within(strategy: &Strategy) {
     let limits = Limits { entries: Some(5), bytes: Some(60) };
-    let memory: Memory<u64> = Memory::new(4, limits, strategy, true);
+    let memory: Memory<u64> = Memory::new(4, limits, strategy, true, KeyHasher::default());
     let rounds = if cfg!(miri) { 20 } else { 2_000 };
     std::thread::scope(|scope| {
         for thread in 1..4_u64 {
@@ -357,7 +357,8 @@ impl EvictionOrder for Senseless {
 #[test]
 fn hits_are_taken_once_also_where_their_shard_is_another_threads() {
     let strategy = Strategy::custom(Spare::default);
-    let memory: Memory<u64> = Memory::new(2, Limits::default(), &strategy, false);
+    let memory: Memory<u64> =
+        Memory::new(2, Limits::default(), &strategy, false, KeyHasher::default());
     let mut model = Queue::new();
     put_in(&memory, &mut model, b"k", 1, 1);
     (2..5).for_each(|stamp| hit(&memory, &mut model, b"k", stamp));
@@ -403,7 +404,7 @@ fn an_order_knows_what_other_threads_are_about_to_bring_in() {
     let noted = Arc::clone(&seen);
     let strategy = Strategy::custom(move || Watch { seen: Arc::clone(&noted), ..Watch::default() });
     let limits = Limits { entries: Some(2), bytes: None };
-    let memory: Memory<u64> = Memory::new(256, limits, &strategy, false);
+    let memory: Memory<u64> = Memory::new(256, limits, &strategy, false, KeyHasher::default());
     let at = Placement { stamp: 1, handed: NOT_BELOW, deadline: NEVER };
     let newcomer = |record| {
         let (hash, charge) = (memory.hash(Record::key(record)), record.charge());
@@ -447,7 +448,8 @@ fn one_order_is_over_all_shards() {
     for shards in [1, 2, 8] {
         let limits = Limits { entries: Some(6), bytes: Some(60) };
         let strategy = Strategy::custom(Spare::default);
-        let memory: Memory<u64> = Memory::new(shards, limits, &strategy, true);
+        let memory: Memory<u64> =
+            Memory::new(shards, limits, &strategy, true, KeyHasher::default());
         let (mut model, mut rng) = (Queue::new(), Rng(shards as u64));
         for stamp in 0..steps {
             let key = [u8::try_from(rng.below(10)).unwrap()];

@@ -10,6 +10,7 @@
 
 #[cfg(not(shuttle))]
 mod brief;
+mod lanes;
 #[cfg(shuttle)]
 mod scheduled;
 
@@ -19,6 +20,7 @@ pub(crate) use std::{sync::atomic, thread};
 #[cfg(not(shuttle))]
 pub(crate) use brief::{BriefGuard, BriefMutex};
 pub(crate) use crossbeam_utils::CachePadded;
+pub(crate) use lanes::Lanes;
 #[cfg(not(shuttle))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 

@@ -50,7 +50,7 @@ use twox_hash::XxHash3_64;
 use crate::record::{Header, Record};
 use crate::store::disk::holding::{Holding, Step};
 use crate::store::disk::leaf::Leaf;
-use crate::store::disk::places::Places;
+use crate::store::disk::places::{Places, Spot};
 use crate::store::disk::schema::{FORMAT_VERSION, split_row};
 use crate::sync::{Mutex, RwLock};
 
@@ -137,12 +137,14 @@ impl Watch {
 #[derive(Debug, Clone, Copy)]
 struct How {
     is_mild: bool,
-    /// In the table of rows of a commit.
-    is_of_rows: bool,
+    /// The place of a row that is looked for in the table of rows of a commit.
+    sought: Option<u64>,
 }
 
 thread_local! {
-    static HOW: Cell<How> = const { Cell::new(How { is_mild: false, is_of_rows: false }) };
+    static HOW: Cell<How> = const { Cell::new(How { is_mild: false, sought: None }) };
+    /// Where the row was met that is sought.
+    static MET: Cell<Option<Spot>> = const { Cell::new(None) };
 }
 
 /// What it was, to be again when this is dropped.
@@ -176,18 +178,19 @@ pub(super) fn strictly<R>(read: impl FnOnce() -> R) -> R {
     read()
 }
 
-/// Reads in the table of rows of a commit, so that what is met is noted ([`Places`]).
-pub(super) fn noting<R>(read: impl FnOnce() -> R) -> R {
-    let _reading = Reading::set(|how| how.is_of_rows = true);
-    read()
+/// Looks for the row of a place in the table of rows of a commit; gives also where it was met in the file, if
+/// redb had to read it there.
+pub(super) fn seeking<R>(place: u64, read: impl FnOnce() -> R) -> (R, Option<Spot>) {
+    let _reading = Reading::set(|how| how.sought = Some(place));
+    MET.set(None);
+    let read = read();
+    (read, MET.take())
 }
 
 /// The sums of one group.
 #[derive(Debug)]
 struct Group {
     sums: [u32; BLOCK / 4],
-    /// Whether a block was read as a page of rows, and not written since.
-    rows: [AtomicBool; BLOCK / 4],
     /// Whether the file has others.
     is_changed: bool,
 }
@@ -195,18 +198,14 @@ struct Group {
 impl Group {
     /// Takes over what was written from a block on.
     fn set(&mut self, nth: usize, sums: impl Iterator<Item = u32>) {
-        let known = self.sums.iter_mut().zip(&mut self.rows).skip(nth);
-        for ((known, has_rows), sum) in known.zip(sums) {
-            *known = sum;
-            *has_rows.get_mut() = false;
-        }
+        self.sums.iter_mut().skip(nth).zip(sums).for_each(|(known, sum)| *known = sum);
         self.is_changed = true;
     }
 }
 
-/// The groups of a file, as far as they are known; shared with who reads rows past redb.
+/// The groups of a file, as far as they are known.
 #[derive(Debug, Default)]
-pub(super) struct Groups(RwLock<Vec<Option<Box<Group>>>>);
+struct Groups(RwLock<Vec<Option<Box<Group>>>>);
 
 impl Groups {
     /// What `look` makes of the group of a block, and of the block's number in it; `None` if that group is
@@ -215,31 +214,13 @@ impl Groups {
         let (group, nth) = (index(block / GROUP).ok()?, index(block % GROUP).ok()?);
         Some(look(self.0.read().get(group)?.as_ref()?, nth))
     }
-
-    /// Notes that a block is a page of rows.
-    fn note(&self, block: u64) {
-        self.with(block, |group, nth| {
-            if let Some(has_rows) = group.rows.get(nth) {
-                has_rows.store(true, Ordering::Relaxed);
-            }
-        });
-    }
-
-    /// Whether a block has this content, and is noted as a page of rows.
-    pub(super) fn has_rows(&self, block: u64, content: &[u8; BLOCK]) -> bool {
-        let has = |group: &Group, nth: usize| {
-            group.rows.get(nth).is_some_and(|has_rows| has_rows.load(Ordering::Relaxed))
-                && group.sums.get(nth) == Some(&sum_of(content))
-        };
-        self.with(block, has).unwrap_or(false)
-    }
 }
 
 /// A file, as redb's storage.
 #[derive(Debug)]
 pub(super) struct Blocks {
     file: Arc<Holding>,
-    groups: Arc<Groups>,
+    groups: Groups,
     /// The number of the head that is whole, and in which sector it is.
     head: Mutex<(u64, usize)>,
     watch: Arc<Watch>,
@@ -311,10 +292,8 @@ fn empty(page: &mut [u8]) {
 impl Blocks {
     /// The storage in a file that has a page cache of so many bytes.
     pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, cache_bytes: usize) -> Self {
-        let groups = Arc::<Groups>::default();
-        let places =
-            Places::new(Arc::clone(&file), Arc::clone(&watch), Arc::clone(&groups), cache_bytes);
-        let places = Arc::new(places);
+        let places = Places::new(Arc::clone(&file), Arc::clone(&watch), cache_bytes);
+        let (places, groups) = (Arc::new(places), Groups::default());
         // The first head goes to the first sector.
         Self { file, groups, head: Mutex::new((0, 1)), watch, places }
     }
@@ -341,8 +320,7 @@ impl Blocks {
             for (sum, bytes) in sums.iter_mut().zip(block.as_chunks().0) {
                 *sum = u32::from_le_bytes(*bytes);
             }
-            let rows = [const { AtomicBool::new(false) }; BLOCK / 4];
-            *missing = Some(Box::new(Group { sums, rows, is_changed: false }));
+            *missing = Some(Box::new(Group { sums, is_changed: false }));
         }
         Ok(())
     }
@@ -495,6 +473,8 @@ impl StorageBackend for Blocks {
         if offset == 0 {
             return self.read_head(out);
         }
+        let first = offset / BLOCK_BYTES;
+        let sought = HOW.get().sought.map(|place| (place, self.places.writes(first)));
         let mut bad = None;
         for (first, part) in runs(offset, out.len())? {
             let Some(out) = out.get_mut(part) else { continue };
@@ -502,10 +482,12 @@ impl StorageBackend for Blocks {
             bad = bad.or(self.damaged_of(first, out.as_chunks().0)?);
         }
         if let Some(block) = bad {
-            return self.damaged(offset / BLOCK_BYTES, block, out);
+            return self.damaged(first, block, out);
         }
-        if HOW.get().is_of_rows && self.places.note(offset / BLOCK_BYTES, out) {
-            self.groups.note(offset / BLOCK_BYTES);
+        if let Some((place, writes)) = sought
+            && let Some(spot) = self.places.spot(first, out, place, writes)
+        {
+            MET.set(Some(spot));
         }
         Ok(())
     }
@@ -520,7 +502,7 @@ impl StorageBackend for Blocks {
         self.places.set_len(len);
         let mut groups = self.groups.0.write();
         groups.truncate(index(blocks.div_ceil(GROUP))?);
-        // What is behind the end is zeros if it ever comes back. What is noted may stay: zeros are no page.
+        // What is behind the end is zeros if it ever comes back.
         if let Some(Some(group)) = groups.get_mut(index(blocks / GROUP)?)
             && let Some(behind) = group.sums.get_mut(index(blocks % GROUP)?..)
             && behind.iter().any(|sum| *sum != 0)
@@ -549,7 +531,11 @@ impl StorageBackend for Blocks {
             let group = first / GROUP;
             self.load(group)?;
             let Some(bytes) = bytes.get(part) else { continue };
-            self.file.write(place_of(first) * BLOCK_BYTES, bytes)?;
+            let blocks = bytes.len() / BLOCK;
+            self.places.wrote(first, blocks);
+            let written = self.file.write(place_of(first) * BLOCK_BYTES, bytes);
+            self.places.wrote(first, blocks);
+            written?;
             let sums: Vec<u32> =
                 bytes.as_chunks::<BLOCK>().0.iter().map(|block| sum_of(block)).collect();
             if let Some(Some(group)) = self.groups.0.write().get_mut(index(group)?) {

@@ -32,7 +32,7 @@ use crate::store::disk::check::Repair;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::Ranks;
-use crate::store::disk::rows::{Gone, Rows};
+use crate::store::disk::rows::{Gone, Rows, Told};
 use crate::store::disk::schema::{
     EXPIRY, META, ORDER, TOTALS_ROW, moment_key, push_moment_key, split_moment,
 };
@@ -67,12 +67,14 @@ impl Writer {
         let changes = self.disk.changes.begin().or(watched);
         let next_place = self.next_place;
         let (strategy, known) = (self.options.strategy, self.order);
-        let (outcome, sweep_from, changes, next_place) = guarded(|| {
+        let hasher = self.disk.hasher();
+        let done = guarded(|| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_quick_repair(batch.quick_repair);
-            let mut work = Work::start(&transaction, batch, totals, sweep_from, changes, strategy)?;
-            work.rows.skip_to(next_place);
+            let mut rows = Rows::watched(&transaction, hasher.clone(), changes)?;
+            rows.skip_to(next_place);
+            let mut work = Work::start(&transaction, batch, totals, sweep_from, rows, strategy)?;
             let done = mildly(|| {
                 if known == Known::Nothing {
                     work.adopt(strategy)?;
@@ -96,18 +98,30 @@ impl Writer {
             transaction.commit()?;
             Ok(done)
         })?;
-        self.next_place = next_place;
+        self.next_place = done.next_place;
         self.order = Known::Adopted;
         self.is_unsure = !batch.quick_repair;
-        self.sweep_from = sweep_from;
-        self.totals = outcome.totals;
-        if let (Some(compaction), Some(changes)) = (&mut self.compaction, &changes) {
+        self.sweep_from = done.sweep_from;
+        self.totals = done.outcome.totals;
+        if let (Some(compaction), Some(changes)) = (&mut self.compaction, &done.changes) {
             compaction.follow(changes.clone());
         }
-        self.disk.changes.leave(self.disk.epoch() + 1, changes);
+        self.disk.changes.leave(self.disk.epoch() + 1, done.changes);
         self.refresh()?;
-        Ok(outcome)
+        if let Some(database) = &self.database {
+            done.told.tell(database.places());
+        }
+        Ok(done.outcome)
     }
+}
+
+/// What there is to say of a transaction that is about to be committed.
+struct Done {
+    outcome: Outcome,
+    sweep_from: Vec<u8>,
+    changes: Option<Changes>,
+    told: Told,
+    next_place: u64,
 }
 
 /// A transaction with its tables open.
@@ -135,7 +149,7 @@ impl<'t, 'b> Work<'t, 'b> {
         batch: &'b Batch<'b>,
         totals: Totals,
         sweep_from: Vec<u8>,
-        changes: Option<Changes>,
+        rows: Rows<'t, 'b>,
         strategy: DiskStrategy,
     ) -> Result<Self, Failure> {
         let level = match strategy {
@@ -145,7 +159,7 @@ impl<'t, 'b> Work<'t, 'b> {
         Ok(Self {
             transaction,
             batch,
-            rows: Rows::watched(transaction, changes)?,
+            rows,
             order: transaction.open_table(ORDER)?,
             ranks: Ranks::open(transaction, strategy, level)?,
             expiry: transaction.open_table(EXPIRY)?,
@@ -436,7 +450,7 @@ impl<'t, 'b> Work<'t, 'b> {
     }
 
     /// Step 6, up to the commit itself.
-    fn finish(mut self, number: u64) -> Result<(Outcome, Vec<u8>, Option<Changes>, u64), Failure> {
+    fn finish(mut self, number: u64) -> Result<Done, Failure> {
         if self.recount {
             let before = self.outcome.totals;
             let mended = self.rows.mend()?;
@@ -460,7 +474,9 @@ impl<'t, 'b> Work<'t, 'b> {
             let (strategy, level) = (ranks.strategy(), ranks.level());
             Mark { strategy, batch: number, level }.write(&mut meta)?;
         }
-        let changes = self.rows.take_changes();
-        Ok((self.outcome, self.sweep_from, changes, self.rows.end()))
+        let next_place = self.rows.end();
+        let (changes, told) = self.rows.finish();
+        let (outcome, sweep_from) = (self.outcome, self.sweep_from);
+        Ok(Done { outcome, sweep_from, changes, told, next_place })
     }
 }

@@ -56,12 +56,12 @@ mod volume;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hash::KeyHasher;
 use crate::store::Totals;
 use crate::strategy::DiskStrategy;
-use crate::sync::RwLock;
+use crate::sync::Lanes;
 use crate::sync::thread::JoinHandle;
 
-use read::Memo;
 use volume::Base;
 
 pub(crate) use check::{Check, Found, Repair, Step};
@@ -76,20 +76,25 @@ pub use volume::{Device, Volume, storage};
 #[derive(Debug)]
 pub(crate) struct Disk {
     /// `None` while the database is being reopened, and after close.
-    snapshot: RwLock<Option<Arc<Snapshot>>>,
-    /// Stored under the snapshot's lock, so a model need not stop between one and the next.
+    snapshot: Lanes<Snapshot>,
     entries: AtomicU64,
     bytes: AtomicU64,
     /// Counts snapshots, so that a caller can tell whether there was a commit in between.
     epoch: AtomicU64,
     changes: changes::Log,
     strategy: DiskStrategy,
+    hasher: KeyHasher,
 }
 
 impl Disk {
+    /// By which readers' keys are to be hashed.
+    pub(crate) fn hasher(&self) -> &KeyHasher {
+        &self.hasher
+    }
+
     /// The state after the last commit; `None` if the disk cannot be read now.
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.snapshot.read().clone()
+        self.snapshot.get().map(|snapshot| Arc::clone(&*snapshot))
     }
 
     /// What `read` makes of the state after the last commit; `None` if the disk cannot be read now. What
@@ -99,7 +104,7 @@ impl Disk {
         read: impl Fn(&Snapshot) -> Result<R, Failure>,
     ) -> Option<Result<R, Failure>> {
         loop {
-            let snapshot = self.snapshot()?;
+            let snapshot = self.snapshot.get()?;
             match read(&snapshot) {
                 Err(_) if self.epoch() != snapshot.epoch => {}
                 done => return Some(done),
@@ -116,14 +121,11 @@ impl Disk {
         self.epoch.load(Ordering::Acquire)
     }
 
-    fn publish(&self, snapshot: Option<Arc<Snapshot>>, totals: Totals) {
-        let mut current = self.snapshot.write();
+    fn publish(&self, snapshot: Option<&Arc<Snapshot>>, totals: Totals) {
         self.entries.store(totals.entries, Ordering::Release);
         self.bytes.store(totals.bytes, Ordering::Release);
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        let old = std::mem::replace(&mut *current, snapshot);
-        drop(current);
-        drop(old);
+        self.snapshot.set(snapshot);
     }
 }
 
@@ -139,8 +141,6 @@ pub(crate) struct Writer {
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
     order: adopt::Known,
-    /// What readers remember of the index, from one snapshot to the next.
-    memo: Arc<Memo>,
     /// A copy being made.
     compaction: Option<compact::Compaction>,
     /// The file before the last compaction, while it is being closed.
@@ -243,10 +243,10 @@ impl Writer {
         let Some(database) = &self.database else { return Ok(()) };
         let schema_version = self.options.schema_version;
         // Only this thread publishes, so this is the number that the snapshot will have.
-        let (memo, epoch) = (Arc::clone(&self.memo), self.disk.epoch() + 1);
-        let take = || Snapshot::take(database, schema_version, memo, epoch);
-        let snapshot = failure::guarded(take)?;
-        self.disk.publish(Some(Arc::new(snapshot)), self.totals);
+        let epoch = self.disk.epoch() + 1;
+        let snapshot = failure::guarded(|| Snapshot::take(database, schema_version, epoch))?;
+        database.places().begin(epoch);
+        self.disk.publish(Some(&Arc::new(snapshot)), self.totals);
         Ok(())
     }
 

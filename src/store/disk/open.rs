@@ -24,13 +24,13 @@ use redb::{
 };
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::hash::KeyHasher;
 use crate::store::Totals;
 use crate::store::disk::adopt::Known;
 use crate::store::disk::blocks::{HEADS_BYTES, MAGIC, mildly, version_of};
 use crate::store::disk::changes::Log;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
-use crate::store::disk::read::Memo;
 use crate::store::disk::reserve::Reserve;
 use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
@@ -40,7 +40,7 @@ use crate::store::disk::schema::{
 use crate::store::disk::volume::{Base, Place, folder};
 use crate::store::disk::{Disk, Writer};
 use crate::strategy::DiskStrategy;
-use crate::sync::RwLock;
+use crate::sync::Lanes;
 use crate::trace;
 
 /// What to do with a damaged file.
@@ -128,12 +128,13 @@ impl Opened {
             }
         };
         let disk = Arc::new(Disk {
-            snapshot: RwLock::new(None),
+            snapshot: Lanes::default(),
             entries: AtomicU64::new(totals.entries),
             bytes: AtomicU64::new(totals.bytes),
             epoch: AtomicU64::new(0),
             changes: Log::default(),
             strategy: options.strategy,
+            hasher: KeyHasher::default(),
         });
         let mut writer = Writer {
             disk: Arc::clone(&disk),
@@ -142,7 +143,6 @@ impl Opened {
             next_place: 0,
             sweep_from: Vec::new(),
             order: Known::Nothing,
-            memo: Arc::new(Memo::new(options.cache_bytes)),
             compaction: None,
             closing: None,
             unsynced_names: false,
@@ -460,7 +460,7 @@ pub(super) fn totals(database: &Base) -> Result<Totals, Failure> {
         trace::warn("the totals of the cache file were wrong and are counted anew", &"");
         let batch = stored.map_or(0, |totals| totals.batch);
         let transaction = database.begin_write()?;
-        let mut rows = Rows::open(&transaction)?;
+        let mut rows = Rows::open(&transaction, KeyHasher::default())?;
         let mended = mildly(|| rows.mend())?;
         drop(rows);
         let totals = Totals { batch, ..mended.totals };

@@ -1,82 +1,226 @@
-//! On which pages rows were seen, so that one can be read from the file at once, past redb's tree and its
-//! cache.
+//! Where entries are, as far as earlier look-ups showed it: so that one is read from the file at once, past
+//! redb's trees and its cache.
 //!
 //! # How it works
 //!
-//! Each page of rows that redb has read for a look-up leaves the number of its block under the places of its
-//! rows, and the block is noted, which the next write of it takes back ([`Groups`]). Who wants a row reads
-//! that block, and has it compared with its checksum, and the note looked for, afterwards, in one step. The
-//! caller compares the key and the row's own checksum. Where anything differs, or nothing is known, the way
-//! is through redb, which also meets damage and says so. So slots are lost freely: a place shares one with
-//! others. As long as the whole file fits the page cache, nobody looks here: redb is faster where it has no
-//! page to fetch. Rows that reach out of their page's first block are for redb, too.
+//! Buckets of a few slots, found by a part of the key's hash. A slot has the rest of the hash, what the index
+//! says of the key, and where the row is: its place or, where redb had to read the page that it is on, the
+//! bytes of the file. Who finds such a slot reads just these bytes, and compares the key and the row's own
+//! checksum; where anything differs, or nothing is known, the way is through redb, which also meets damage and
+//! says so. So slots are lost freely. A commit exchanges the stamps that it changed, and drops the slots of
+//! what it took out or replaced, before its operations leave the pending maps.
+//!
+//! As long as the whole file fits the page cache no bytes are noted: redb is faster where it has no page to
+//! fetch. Rows that reach out of their page's first block are for redb, too.
 //!
 //! # Invariants
 //!
-//! - **W1** what is read under a place is what a commit of this file has there, since it was opened. A block
-//!   that is noted is as redb read it for a look-up, in the table of rows of a commit; the bytes of a value or
-//!   a key never come to be taken for a page. The page may have been given up since: no two commits have
-//!   different rows at one place (`Writer::next_place`), and a commit that failed was never looked up.
-//! - **W2** what was half written over, or by somebody else, differs from the block's checksum, which is
-//!   exchanged, and the note taken back, when a write is done.
+//! - **W1** a slot says what the index says of its key in the snapshot of each commit since it was made, or
+//!   the commit that changed that is out and the operation still pending, so that nobody relies on it. What a
+//!   reader saw is noted only if that snapshot was the newest when it asked, and nothing in the bucket
+//!   changed since ([`Asked`]).
+//! - **W2** bytes that are noted are those of a row that redb found by its place, in a block that was not
+//!   written since: writes are counted, by block, before they are done and after. So what looks like a row
+//!   amid the bytes of a value, or is left of an older one, never comes to be taken for this. Besides, a part
+//!   of the row's checksum is noted: a device that goes back to older bytes does not go unnoticed.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::store::disk::blocks::{BLOCK, BLOCK_BYTES, Groups, Watch, place_of};
+use crate::hash::KeyHash;
+use crate::store::disk::blocks::{BLOCK, BLOCK_BYTES, Watch, place_of};
 use crate::store::disk::holding::Holding;
 use crate::store::disk::leaf::Leaf;
+use crate::store::disk::schema::split_row;
+use crate::sync::{BriefMutex, CachePadded, Mutex};
 
 /// So much of the page cache's bytes, one in this many, is for slots.
-const PART: usize = 8;
-/// Slots are made so many at a time, when the first of them is needed.
-const TOGETHER: usize = 512;
-const SLOT_BYTES: usize = size_of::<AtomicU64>();
-/// With as many, they take 128 MiB.
-const SLOTS_MAX: usize = 1 << 24;
-/// Bits of a slot for the block; above them are those of the place.
-const BLOCK_BITS: u32 = 40;
-
-type Slots = [AtomicU64; TOGETHER];
+const PART: usize = 3;
+/// Buckets are made so many at a time, when the first of them is needed.
+const TOGETHER: usize = 32;
+const BUCKET_BYTES: usize = size_of::<CachePadded<BriefMutex<Bucket>>>();
+/// More bits are not taken from the hash.
+const BUCKETS_MAX: usize = 1 << BUCKET_BITS;
+/// The lowest bits of the hash choose the bucket, ...
+const BUCKET_BITS: u32 = 24;
+/// ... the others are in the slot, the lowest few of them beside where the row is.
+const TAG_LOW_BITS: u32 = 8;
+const SLOTS: usize = 5;
+/// Writes are counted by block, modulo this.
+const COUNTS: usize = 1 << 16;
 
 thread_local! {
-    /// What this thread reads blocks into.
+    /// What this thread reads rows into.
     static BUFFER: Cell<Option<Box<[u8; BLOCK]>>> = const { Cell::new(None) };
 }
 
-/// The blocks of places.
+/// The bytes of a row in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spot {
+    block: u32,
+    start: u16,
+    len: u16,
+    /// What was counted for the block before it was read; never zero.
+    writes: u16,
+    /// Of the row's checksum.
+    print: u16,
+}
+
+impl Spot {
+    /// That of a place's row on a page that begins at a block, for which so many writes were counted before
+    /// the page was read.
+    pub(super) fn on_page(block: u64, page: &[u8], place: u64, writes: u16) -> Option<Self> {
+        let range = Leaf::of(page)?.find(place)?;
+        let print = print_of(page.get(range.clone())?)?;
+        let block = u32::try_from(block).ok().filter(|_| range.end <= BLOCK)?;
+        let (start, len) = (u16::try_from(range.start).ok()?, u16::try_from(range.len()).ok()?);
+        Some(Self { block, start, len, writes, print })
+    }
+}
+
+/// A part of the checksum of what is stored, key and row.
+fn print_of(stored: &[u8]) -> Option<u16> {
+    split_row(stored)?.1.first_chunk().map(|print| u16::from_le_bytes(*print))
+}
+
+/// Where a row is known to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lead {
+    Place(u64),
+    Spot(Spot),
+}
+
+/// What is known of a key, as three numbers: its stamp; 56 bits of where, and 8 of the hash; 32 of the hash,
+/// and of a spot its count and its print. All zero for nothing. In halves, so that a bucket has room for its
+/// lock.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot([u32; 6]);
+
+impl Slot {
+    /// `None` if the place has no room: that is for redb, then.
+    fn new(hash: KeyHash, stamp: u64, lead: Lead) -> Option<Self> {
+        let (at, more) = match lead {
+            // So nothing is all zero.
+            Lead::Place(place) => (place + 1, 0),
+            Lead::Spot(spot) => (
+                u64::from(spot.block) << 24 | u64::from(spot.start) << 12 | u64::from(spot.len),
+                u64::from(spot.writes) << 16 | u64::from(spot.print),
+            ),
+        };
+        if at >> (64 - TAG_LOW_BITS) != 0 {
+            return None;
+        }
+        let tag = hash.0 >> BUCKET_BITS;
+        let low = tag & ((1 << TAG_LOW_BITS) - 1);
+        let words = [stamp, at << TAG_LOW_BITS | low, tag >> TAG_LOW_BITS << 32 | more];
+        let mut slot = Self::default();
+        for (halves, word) in slot.0.as_chunks_mut().0.iter_mut().zip(words) {
+            *halves = halves_of(word);
+        }
+        Some(slot)
+    }
+
+    fn word(&self, nth: usize) -> u64 {
+        let [low, high] = self.0.as_chunks().0.get(nth).copied().unwrap_or_default();
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    fn stamp(&self) -> u64 {
+        self.word(0)
+    }
+
+    fn is_of(&self, hash: KeyHash) -> bool {
+        let tag = hash.0 >> BUCKET_BITS;
+        let low = (1 << TAG_LOW_BITS) - 1;
+        self.word(1) & low == tag & low
+            && self.word(2) >> 32 == tag >> TAG_LOW_BITS
+            && !self.is_free()
+    }
+
+    fn is_free(&self) -> bool {
+        self.word(1) >> TAG_LOW_BITS == 0
+    }
+
+    fn lead(&self) -> Lead {
+        let at = self.word(1) >> TAG_LOW_BITS;
+        let [more, _] = halves_of(self.word(2));
+        let [print, writes] = [more & 0xFFFF, more >> 16].map(|part| part.try_into().unwrap_or(0));
+        if writes == 0 {
+            return Lead::Place(at - 1);
+        }
+        let [start, len] = [at >> 12 & 0xFFF, at & 0xFFF].map(|part| part.try_into().unwrap_or(0));
+        Lead::Spot(Spot { block: (at >> 24).try_into().unwrap_or(0), start, len, writes, print })
+    }
+}
+
+/// The lower and the upper half.
+fn halves_of(word: u64) -> [u32; 2] {
+    [word & u64::from(u32::MAX), word >> 32].map(|half| half.try_into().unwrap_or(0))
+}
+
+/// As large as two lines, lock included.
+#[derive(Debug, Default)]
+struct Bucket {
+    slots: [Slot; SLOTS],
+    /// Counts what was noted, exchanged or dropped here.
+    changes: u32,
+}
+const _: () = assert!(cfg!(shuttle) || BUCKET_BYTES == 128, "a bucket is two lines");
+
+/// What was known when it was asked for, and what has to be so still when more is to be noted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    hash: KeyHash,
+    /// Of the bucket; `None` if the snapshot is not that of the last commit.
+    changes: Option<u32>,
+    /// With the stamp of the last access.
+    pub(super) known: Option<(u64, Lead)>,
+}
+
+/// What a commit makes of what is known of a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    /// Its entry was replaced, or is gone.
+    Gone,
+    /// Its stamp was the one, and is the other.
+    Stamp(u64, u64),
+}
+
+type Buckets = [CachePadded<BriefMutex<Bucket>>; TOGETHER];
+
+/// The places and spots of a file's rows.
 #[derive(Debug)]
 pub(super) struct Places {
     file: Arc<Holding>,
     watch: Arc<Watch>,
-    groups: Arc<Groups>,
+    /// Of the newest snapshot.
+    epoch: AtomicU64,
     /// Whether redb has room for all of the file.
     is_cached: AtomicBool,
     pages_bytes: usize,
-    /// By place, as many as there are.
-    slots: Box<[OnceLock<Box<Slots>>]>,
-}
-
-/// How many slots there are beside a page cache of so many bytes.
-fn slots_for(cache_bytes: usize) -> usize {
-    let slots = (cache_bytes / PART / SLOT_BYTES).clamp(TOGETHER, SLOTS_MAX);
-    1 << slots.ilog2()
+    buckets: Box<[OnceLock<Box<Buckets>>]>,
+    /// Buckets are made with it; and it is taken between a new epoch and the changes of its commit, so that
+    /// either these find a bucket, or who made it finds the epoch (W1).
+    making: Mutex<()>,
+    writes: Box<[AtomicU16]>,
 }
 
 impl Places {
     /// For a file that has a page cache of so many bytes.
-    pub(super) fn new(
-        file: Arc<Holding>,
-        watch: Arc<Watch>,
-        groups: Arc<Groups>,
-        cache_bytes: usize,
-    ) -> Self {
-        let count = slots_for(cache_bytes);
-        let slots = (0..count / TOGETHER).map(|_| OnceLock::new()).collect();
-        let pages_bytes = cache_bytes - (count * SLOT_BYTES).min(cache_bytes / PART);
-        let is_cached = AtomicBool::new(false);
-        let new = Self { file, watch, groups, is_cached, pages_bytes, slots };
+    pub(super) fn new(file: Arc<Holding>, watch: Arc<Watch>, cache_bytes: usize) -> Self {
+        let together = TOGETHER * BUCKET_BYTES;
+        let count = (cache_bytes / PART / together).clamp(1, BUCKETS_MAX / TOGETHER);
+        let new = Self {
+            file,
+            watch,
+            epoch: AtomicU64::new(0),
+            is_cached: AtomicBool::new(false),
+            pages_bytes: cache_bytes - (count * together).min(cache_bytes / PART),
+            buckets: (0..count).map(|_| OnceLock::new()).collect(),
+            making: Mutex::default(),
+            writes: (0..COUNTS).map(|_| AtomicU16::new(0)).collect(),
+        };
         new.set_len(new.file.len().unwrap_or(u64::MAX));
         new
     }
@@ -91,74 +235,137 @@ impl Places {
         self.pages_bytes
     }
 
-    /// The slot of a place: those it is among, its number there, and what it has with a block of zero.
-    fn slot(&self, place: u64) -> Option<(&OnceLock<Box<Slots>>, usize, u64)> {
-        let all = (self.slots.len() * TOGETHER) as u64;
-        let (nth, round) = (usize::try_from(place % all).unwrap_or(0), place / all);
-        Some((self.slots.get(nth / TOGETHER)?, nth % TOGETHER, round << BLOCK_BITS))
+    /// The bucket of a key: those it is made with, and which of them it is.
+    fn bucket(&self, hash: KeyHash) -> Option<(&OnceLock<Box<Buckets>>, usize)> {
+        let bits = hash.0 & ((1 << BUCKET_BITS) - 1);
+        let all = (self.buckets.len() * TOGETHER) as u64;
+        let nth = usize::try_from((bits * all) >> BUCKET_BITS).ok()?;
+        Some((self.buckets.get(nth / TOGETHER)?, nth % TOGETHER))
     }
 
-    /// Notes the rows of a page of rows, which begins at a block; `false` if it is a page that leads to such
-    /// pages, or nobody looks here.
-    pub(super) fn note(&self, block: u64, page: &[u8]) -> bool {
-        // Until the file is longer, whatever is looked for is in redb.
-        let is_wanted = !self.is_cached.load(Ordering::Relaxed) && block >> BLOCK_BITS == 0;
-        let Some(leaf) = Leaf::of(page).filter(|_| is_wanted) else { return false };
-        for (place, row) in leaf.rows() {
-            if row.is_none_or(|row| row.end > BLOCK) {
-                continue;
-            }
-            let Some((slots, nth, round)) = self.slot(place) else { continue };
-            let slots = slots.get_or_init(|| Box::new([const { AtomicU64::new(0) }; TOGETHER]));
-            if let Some(slot) = slots.get(nth) {
-                // Relaxed: what is read there is compared.
-                slot.store(round | block, Ordering::Relaxed);
+    /// Likewise, if it was made.
+    fn made(&self, hash: KeyHash) -> Option<&BriefMutex<Bucket>> {
+        let (some, nth) = self.bucket(hash)?;
+        some.get()?.get(nth).map(|bucket| &**bucket)
+    }
+
+    /// Likewise, and makes it.
+    #[cold]
+    fn make(&self, hash: KeyHash) -> Option<&BriefMutex<Bucket>> {
+        let (some, nth) = self.bucket(hash)?;
+        let _making = self.making.lock();
+        some.get_or_init(Box::default).get(nth).map(|bucket| &**bucket)
+    }
+
+    /// What is known of a key; `epoch` is that of the snapshot in which more is looked for.
+    pub(super) fn ask(&self, hash: KeyHash, epoch: u64) -> Asked {
+        let Some(bucket) = self.made(hash).or_else(|| self.make(hash)) else {
+            return Asked { hash, changes: None, known: None };
+        };
+        let bucket = bucket.lock();
+        let slot = bucket.slots.iter().find(|slot| slot.is_of(hash));
+        let known = slot.map(|slot| (slot.stamp(), slot.lead()));
+        let changes = bucket.changes;
+        drop(bucket);
+        // After the bucket was looked at: if it is the newest now, no later commit has changed it (W1).
+        let is_newest = self.epoch.load(Ordering::Acquire) == epoch;
+        Asked { hash, changes: is_newest.then_some(changes), known }
+    }
+
+    /// Notes where the row of a key is that was asked for, and the stamp of its last access.
+    pub(super) fn note(&self, asked: Asked, stamp: u64, lead: Lead) {
+        let (Some(slot), Some(bucket)) =
+            (Slot::new(asked.hash, stamp, lead), self.made(asked.hash))
+        else {
+            return;
+        };
+        let mut bucket = bucket.lock();
+        if asked.changes != Some(bucket.changes) {
+            return;
+        }
+        let taken = bucket.slots.iter().position(|slot| slot.is_of(asked.hash));
+        let taken = taken.or_else(|| bucket.slots.iter().position(Slot::is_free));
+        let taken = taken.unwrap_or(bucket.changes as usize % SLOTS);
+        if let Some(place) = bucket.slots.get_mut(taken) {
+            *place = slot;
+        }
+        bucket.changes = bucket.changes.wrapping_add(1);
+    }
+
+    /// From now on this is the epoch of the newest snapshot. Call before the changes of its commit are told.
+    pub(super) fn begin(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Release);
+        drop(self.making.lock());
+    }
+
+    /// Takes over what a commit has changed, before its operations are settled (W1).
+    pub(super) fn change(&self, hash: KeyHash, change: Change) {
+        let Some(bucket) = self.made(hash) else { return };
+        let mut bucket = bucket.lock();
+        bucket.changes = bucket.changes.wrapping_add(1);
+        if let Some(slot) = bucket.slots.iter_mut().find(|slot| slot.is_of(hash)) {
+            let changed = match change {
+                Change::Stamp(old, new) if old == slot.stamp() => Slot::new(hash, new, slot.lead()),
+                Change::Stamp(..) | Change::Gone => None,
+            };
+            *slot = changed.unwrap_or_default();
+        }
+    }
+
+    /// Forgets everything, since a commit may have changed everything.
+    pub(super) fn change_all(&self) {
+        for bucket in self.buckets.iter().filter_map(OnceLock::get).flat_map(|some| some.iter()) {
+            let mut bucket = bucket.lock();
+            bucket.slots = Default::default();
+            bucket.changes = bucket.changes.wrapping_add(1);
+        }
+    }
+
+    /// What is counted for a block; never zero.
+    pub(super) fn writes(&self, block: u64) -> u16 {
+        self.count(block).map_or(0, |count| count.load(Ordering::SeqCst)) | 1 << 15
+    }
+
+    /// Counts that blocks are written, or were.
+    pub(super) fn wrote(&self, first: u64, count: usize) {
+        for block in first..first + count as u64 {
+            if let Some(count) = self.count(block) {
+                count.fetch_add(1, Ordering::SeqCst);
             }
         }
-        true
     }
 
-    /// What `read` makes of what is stored at a place, key and row; `None` if it is not known where that is,
-    /// or `read` wants none of it.
-    pub(super) fn look<R>(&self, place: u64, read: impl FnOnce(&[u8]) -> Option<R>) -> Option<R> {
+    fn count(&self, block: u64) -> Option<&AtomicU16> {
+        self.writes.get(usize::try_from(block % COUNTS as u64).unwrap_or(0))
+    }
+
+    /// Where a place's row is on a page that redb has read, which begins at a block, if that is to be noted.
+    pub(super) fn spot(&self, block: u64, page: &[u8], place: u64, writes: u16) -> Option<Spot> {
         if self.is_cached.load(Ordering::Relaxed) {
             return None;
         }
-        let (slots, nth, round) = self.slot(place)?;
-        let slot = slots.get()?.get(nth)?;
-        let known = slot.load(Ordering::Relaxed);
-        let block = known & ((1 << BLOCK_BITS) - 1);
-        // The first block is no page's.
-        if block == 0 || known - block != round {
-            return None;
-        }
+        Spot::on_page(block, page, place, writes)
+    }
+
+    /// What `read` makes of what is stored at a spot, key and row; `None` if something else is there by now,
+    /// or `read` wants none of it.
+    pub(super) fn read<R>(&self, spot: Spot, read: impl FnOnce(&[u8]) -> Option<R>) -> Option<R> {
         self.watch.check().ok()?;
         // A thread that ends may have no buffer any more, and still read.
         let buffer = BUFFER.try_with(Cell::take).ok().flatten();
         let mut buffer = buffer.unwrap_or_else(|| Box::new([0; BLOCK]));
-        let found = self.look_at(block, place, &mut buffer, read);
+        let found = self.read_into(spot, &mut buffer).and_then(read);
         let _ = BUFFER.try_with(|kept| kept.set(Some(buffer)));
-        if found.is_none() {
-            // It would not be there next time either.
-            slot.store(0, Ordering::Relaxed);
-        }
         found
     }
 
-    fn look_at<R>(
-        &self,
-        block: u64,
-        place: u64,
-        buffer: &mut [u8; BLOCK],
-        read: impl FnOnce(&[u8]) -> Option<R>,
-    ) -> Option<R> {
-        self.file.read(place_of(block) * BLOCK_BYTES, buffer).ok()?;
+    fn read_into<'b>(&self, spot: Spot, buffer: &'b mut [u8; BLOCK]) -> Option<&'b [u8]> {
+        let block = u64::from(spot.block);
+        let stored = buffer.get_mut(..spot.len.into())?;
+        self.file.read(place_of(block) * BLOCK_BYTES + u64::from(spot.start), stored).ok()?;
         // After it was read (W2).
-        if !self.groups.has_rows(block, buffer) {
-            return None;
-        }
-        let stored = Leaf::of(buffer)?.find(place)?;
-        read(buffer.get(stored)?)
+        let is_it = self.writes(block) == spot.writes && print_of(stored) == Some(spot.print);
+        is_it.then_some(stored)
     }
 }
 

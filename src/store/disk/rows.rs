@@ -21,11 +21,13 @@ use std::ops::Bound;
 
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
+use crate::hash::{KeyHash, KeyHasher};
 use crate::record::{BadRow, Header, Record};
 use crate::store::Totals;
 use crate::store::disk::blocks::mildly;
 use crate::store::disk::changes::Changes;
 use crate::store::disk::failure::Failure;
+use crate::store::disk::places::{Change, Places};
 use crate::store::disk::schema::{INDEX, NUMBER_MAX, ROWS, join_row, split_row};
 
 /// Both tables of a transaction, open.
@@ -38,6 +40,35 @@ pub(super) struct Rows<'t, 'b> {
     new: Vec<(u64, &'b Record)>,
     /// What changed, if somebody watches.
     changes: Option<Changes>,
+    /// What readers are to be told of keys that were in the index already.
+    told: Told,
+}
+
+/// What a commit changes of what readers may remember of the index.
+#[derive(Debug)]
+pub(super) struct Told {
+    hasher: KeyHasher,
+    changes: Vec<(KeyHash, Change)>,
+    all: bool,
+}
+
+impl Told {
+    fn new(hasher: KeyHasher) -> Self {
+        Self { hasher, changes: Vec::new(), all: false }
+    }
+
+    fn add(&mut self, key: &[u8], change: Change) {
+        self.changes.push((self.hasher.hash(key), change));
+    }
+
+    /// Tells it.
+    pub(super) fn tell(self, places: &Places) {
+        if self.all {
+            places.change_all();
+        } else {
+            self.changes.into_iter().for_each(|(hash, change)| places.change(hash, change));
+        }
+    }
 }
 
 /// An entry whose row was taken out.
@@ -87,7 +118,10 @@ pub(super) fn deadline_of(
 }
 
 impl<'t, 'b> Rows<'t, 'b> {
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Failure> {
+    pub(super) fn open(
+        transaction: &'t WriteTransaction,
+        hasher: KeyHasher,
+    ) -> Result<Self, Failure> {
         let stored = transaction.open_table(ROWS)?;
         let last = mildly(|| stored.last())?.map(|(place, _)| place.value());
         if last.is_some_and(|place| place > NUMBER_MAX) {
@@ -95,15 +129,17 @@ impl<'t, 'b> Rows<'t, 'b> {
         }
         let end = last.map_or(0, |place| place + 1);
         let index = transaction.open_table(INDEX)?;
-        Ok(Self { index, stored, end, new: Vec::new(), changes: None })
+        let told = Told::new(hasher);
+        Ok(Self { index, stored, end, new: Vec::new(), changes: None, told })
     }
 
     /// Likewise, and notes what changes if somebody watches.
     pub(super) fn watched(
         transaction: &'t WriteTransaction,
+        hasher: KeyHasher,
         changes: Option<Changes>,
     ) -> Result<Self, Failure> {
-        Ok(Self { changes, ..Self::open(transaction)? })
+        Ok(Self { changes, ..Self::open(transaction, hasher)? })
     }
 
     /// Leaves places free, so that none is used twice while somebody may have seen it.
@@ -116,9 +152,9 @@ impl<'t, 'b> Rows<'t, 'b> {
         self.end
     }
 
-    /// What changed so far.
-    pub(super) fn take_changes(&mut self) -> Option<Changes> {
-        self.changes.take()
+    /// What changed so far, for who watches and for readers.
+    pub(super) fn finish(self) -> (Option<Changes>, Told) {
+        (self.changes, self.told)
     }
 
     /// Notes a row for [`Self::append`], `nth` behind the end; takes out the one that it replaces.
@@ -168,6 +204,7 @@ impl<'t, 'b> Rows<'t, 'b> {
         key: &[u8],
         wanted: bool,
     ) -> Result<Gone, Failure> {
+        self.told.add(key, Change::Gone);
         let lost = Gone { header: Err(BadRow::Shape), stamp, record: None };
         let Some(row) = self.stored.remove(place)? else { return Ok(lost) };
         // If it is another key's, that one is damaged as well.
@@ -242,9 +279,10 @@ impl<'t, 'b> Rows<'t, 'b> {
     /// Sets the stamp of a key's last access; `false` if there is no such entry.
     pub(super) fn set_stamp(&mut self, key: &[u8], stamp: u64) -> Result<bool, Failure> {
         let Some(mut entry) = self.index.get_mut(key)? else { return Ok(false) };
-        let place = entry.value().0;
+        let (place, old) = entry.value();
         entry.insert((place, stamp))?;
         drop(entry);
+        self.told.add(key, Change::Stamp(old, stamp));
         self.moved(key);
         Ok(true)
     }
@@ -262,6 +300,7 @@ impl<'t, 'b> Rows<'t, 'b> {
     }
 
     pub(super) fn everything_changed(&mut self) {
+        self.told.all = true;
         if let Some(changes) = &mut self.changes {
             *changes = Changes { all: true, ..Changes::default() };
         }

@@ -236,6 +236,11 @@ impl Base {
         Arc::clone(&self.places)
     }
 
+    /// Where its rows are known to be.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// What is known of the file's damage.
     pub(super) fn watch(&self) -> &Watch {
         &self.watch

@@ -1,4 +1,6 @@
-//! Rows where they were seen, and where they are no more.
+//! Rows where they were seen, and where they are no more; and what is known of keys while commits change it.
+
+use std::collections::HashMap;
 
 use proptest::prelude::*;
 use redb::StorageBackend;
@@ -6,7 +8,7 @@ use redb::StorageBackend;
 use super::*;
 use crate::record::{Draft, Seal};
 use crate::store::disk::blocks::tests::{Memory, blocks_and_places};
-use crate::store::disk::blocks::{BLOCK_BYTES, Blocks, GROUP, noting};
+use crate::store::disk::blocks::{BLOCK_BYTES, Blocks, GROUP, seeking};
 use crate::store::disk::schema::join_row;
 use crate::store::disk::volume::Device;
 
@@ -33,8 +35,8 @@ fn page(rows: &[(u64, Vec<u8>)]) -> Vec<u8> {
     page
 }
 
-fn there(places: &Places, place: u64) -> Option<Vec<u8>> {
-    places.look(place, |stored| Some(stored.to_vec()))
+fn there(places: &Places, spot: Spot) -> Option<Vec<u8>> {
+    places.read(spot, |stored| Some(stored.to_vec()))
 }
 
 fn file(blocks: u64) -> (Memory, Blocks, Arc<Places>) {
@@ -44,11 +46,13 @@ fn file(blocks: u64) -> (Memory, Blocks, Arc<Places>) {
     (file, storage, places)
 }
 
-/// Has redb read a page in the table of rows.
-fn look_up(storage: &Blocks, block: u64, page: &[u8]) {
+/// Has redb read a page in the table of rows, looking for a place.
+fn look_up(storage: &Blocks, block: u64, page: &[u8], place: u64) -> Option<Spot> {
     let mut out = vec![0; page.len()];
-    noting(|| storage.read(block * BLOCK_BYTES, &mut out)).unwrap();
+    let (read, spot) = seeking(place, || storage.read(block * BLOCK_BYTES, &mut out));
+    read.unwrap();
     assert!(out == page);
+    spot
 }
 
 fn write(storage: &Blocks, block: u64, page: &[u8]) {
@@ -56,7 +60,7 @@ fn write(storage: &Blocks, block: u64, page: &[u8]) {
 }
 
 #[test]
-fn rows_are_found_on_the_pages_that_were_looked_up() {
+fn rows_are_found_where_they_were_looked_up() {
     let (_, storage, places) = file(2 * GROUP + 8);
     let mut place = 1 << 50;
     for block in [1, 2, GROUP - 1, GROUP, GROUP + 1, 2 * GROUP - 3, 2 * GROUP - 2] {
@@ -64,90 +68,84 @@ fn rows_are_found_on_the_pages_that_were_looked_up() {
             let rows = [(place, stored(b"a", len)), (place + 3, stored(b"b", len))];
             let page = page(&rows);
             write(&storage, block, &page);
-            storage.read(block * BLOCK_BYTES, &mut vec![0; page.len()]).unwrap();
-            assert_eq!(there(&places, place), None, "who read it did not look for rows");
-            look_up(&storage, block, &page);
             let mut end = 4 + 24;
             for (place, stored) in rows {
                 end += stored.len();
-                let found = there(&places, place);
-                assert_eq!(found, (end <= BLOCK).then_some(stored), "{block}, {len}");
-                assert_eq!(there(&places, place + 1), None, "no row has that place");
+                let found = look_up(&storage, block, &page, place).map(|spot| there(&places, spot));
+                assert_eq!(found, (end <= BLOCK).then_some(Some(stored)), "{block}, {len}");
+                assert_eq!(
+                    look_up(&storage, block, &page, place + 1),
+                    None,
+                    "no row has that place"
+                );
             }
             place += 8;
         }
     }
+    let page = page(&[(7, stored(b"a", 9))]);
+    write(&storage, 3, &page);
+    let (read, spot) = seeking(7, || ());
+    assert_eq!((read, spot), ((), None), "nothing was read");
+    places.is_cached.store(true, Ordering::Relaxed);
+    assert_eq!(look_up(&storage, 3, &page, 7), None, "redb keeps the page");
+    places.set_len(BLOCK_BYTES);
+    assert!(look_up(&storage, 3, &page, 7).is_some());
 }
 
 #[test]
-fn what_has_gone_from_a_page_is_forgotten() {
+fn what_has_gone_from_its_spot_is_not_found() {
     let (file, storage, places) = file(8);
-    let first = page(&[(7, stored(b"a", 9))]);
-    let found = Some(stored(b"a", 9));
+    let (first, second) = (page(&[(7, stored(b"a", 9))]), page(&[(8, stored(b"a", 9))]));
     write(&storage, 3, &first);
-    look_up(&storage, 3, &first);
-    assert_eq!(there(&places, 7), found);
-    assert_eq!(places.look(7, |_| None::<()>), None);
-    assert_eq!(there(&places, 7), None, "whoever looked did not like it");
-    look_up(&storage, 3, &first);
-    let second = page(&[(6, stored(b"a", 8))]);
+    let spot = look_up(&storage, 3, &first, 7).unwrap();
+    let found = Some(stored(b"a", 9));
+    assert_eq!(there(&places, spot), found);
+    assert_eq!(places.read(spot, |_| None::<()>), None);
+    assert_eq!(there(&places, spot), found);
+    // The very same bytes, but nobody has said what they are since they were written.
     write(&storage, 3, &second);
-    assert_eq!(there(&places, 7), None);
-    look_up(&storage, 3, &second);
-    assert_eq!(there(&places, 6), Some(stored(b"a", 8)));
-    // Two that share a slot.
-    let far = 6 + slots_for(0) as u64;
-    let third = page(&[(far, stored(b"b", 9))]);
-    write(&storage, 4, &third);
-    look_up(&storage, 4, &third);
-    assert_eq!(there(&places, 6), None);
-    assert_eq!(there(&places, far), Some(stored(b"b", 9)));
+    assert_eq!(there(&places, spot), None);
+    write(&storage, 3, &first);
+    assert_eq!(there(&places, spot), None);
+    let spot = look_up(&storage, 3, &first, 7).unwrap();
+    assert_eq!(there(&places, spot), found);
     // A write that went elsewhere, or never came.
-    Device::write(&file, place_of(4) * BLOCK_BYTES, &first).unwrap();
-    assert_eq!(there(&places, far), None);
-    Device::write(&file, place_of(4) * BLOCK_BYTES, &third).unwrap();
-    look_up(&storage, 4, &third);
+    let other = Draft { value: &[8; 9], ..Draft::EMPTY }.finish(b"a", Seal::Checksummed);
+    let mut older = Vec::new();
+    join_row(&mut older, b"a", other.row());
+    let mut bytes = vec![0; BLOCK];
+    Device::read(&file, place_of(3) * BLOCK_BYTES, &mut bytes).unwrap();
+    Device::write(&file, place_of(3) * BLOCK_BYTES, &page(&[(7, older)])).unwrap();
+    assert_eq!(there(&places, spot), None);
+    Device::write(&file, place_of(3) * BLOCK_BYTES, &bytes).unwrap();
+    assert_eq!(there(&places, spot), found);
     storage.set_len(2 * BLOCK_BYTES).unwrap();
-    assert_eq!(there(&places, far), None, "the file ends before that");
+    assert_eq!(there(&places, spot), None, "the file ends before that");
     storage.set_len(8 * BLOCK_BYTES).unwrap();
     write(&storage, 3, &first);
-    look_up(&storage, 3, &first);
-    places.is_cached.store(true, Ordering::Relaxed);
-    assert_eq!(there(&places, 7), None, "redb has the page");
-    places.set_len(BLOCK_BYTES);
-    assert_eq!(there(&places, 7), found);
+    let spot = look_up(&storage, 3, &first, 7).unwrap();
     places.watch.is_given_up.store(true, Ordering::Release);
-    assert_eq!(there(&places, 7), None);
+    assert_eq!(there(&places, spot), None);
 }
 
-/// Keys and values may have any bytes, those of a page with a sound row included.
 #[test]
-fn bytes_that_look_like_a_page_are_none() {
+fn a_write_counts_for_each_of_its_blocks() {
     let (_, storage, places) = file(8);
-    let honest = page(&[(7, stored(b"a", 9))]);
-    write(&storage, 3, &honest);
-    look_up(&storage, 3, &honest);
-    let forged = page(&[(7, stored(b"a", 10))]);
-    // Where the honest one was, and where none was.
-    write(&storage, 3, &forged);
-    write(&storage, 4, &forged);
-    for block in [3, 4] {
-        storage.read(block * BLOCK_BYTES, &mut vec![0; forged.len()]).unwrap();
-        assert_eq!(there(&places, 7), None);
-    }
-    // The same bytes in the same place, but nobody has said since what they are.
-    write(&storage, 3, &honest);
-    look_up(&storage, 3, &honest);
-    write(&storage, 3, &honest);
-    assert_eq!(there(&places, 7), None);
+    let first = page(&[(7, stored(b"a", 9))]);
+    write(&storage, 3, &first);
+    let spot = look_up(&storage, 3, &first, 7).unwrap();
+    let before = [places.writes(3), places.writes(4)];
+    write(&storage, 3, &[first.clone(), first].concat());
+    assert_eq!(there(&places, spot), None);
+    assert!(before.iter().zip([3, 4]).all(|(before, block)| *before != places.writes(block)));
 }
 
 #[test]
 fn a_thread_that_ends_may_still_look() {
-    struct Last(Arc<Places>);
+    struct Last(Arc<Places>, Spot);
     impl Drop for Last {
         fn drop(&mut self) {
-            assert_eq!(there(&self.0, 7), Some(stored(b"a", 9)));
+            assert_eq!(there(&self.0, self.1), Some(stored(b"a", 9)));
         }
     }
     thread_local! {
@@ -157,16 +155,136 @@ fn a_thread_that_ends_may_still_look() {
     let (_, storage, places) = file(8);
     let page = page(&[(7, stored(b"a", 9))]);
     write(&storage, 3, &page);
-    look_up(&storage, 3, &page);
+    let spot = look_up(&storage, 3, &page, 7).unwrap();
     let run = move || {
-        FIRST.set(Some(Last(Arc::clone(&places))));
-        assert!(there(&places, 7).is_some());
-        SECOND.set(Some(Last(places)));
+        FIRST.set(Some(Last(Arc::clone(&places), spot)));
+        assert!(there(&places, spot).is_some());
+        SECOND.set(Some(Last(places, spot)));
     };
     std::thread::spawn(run).join().unwrap();
 }
 
+const SPOT: Spot = Spot { block: u32::MAX, start: 4_095, len: 4_095, writes: 1 << 15, print: 0 };
+
+#[test]
+fn a_slot_gives_what_it_was_given() {
+    for hash in [0, 1, u64::MAX, 0xFEDC_BA98_7654_3210].map(KeyHash) {
+        for lead in [Lead::Spot(SPOT), Lead::Place(0), Lead::Place((1 << 56) - 2)] {
+            for stamp in [0, 1, u64::MAX] {
+                let slot = Slot::new(hash, stamp, lead).unwrap();
+                assert_eq!((slot.stamp(), slot.lead()), (stamp, lead));
+                assert!(slot.is_of(hash) && !slot.is_free());
+                let others = (BUCKET_BITS..u64::BITS).map(|bit| KeyHash(hash.0 ^ 1 << bit));
+                assert!(others.into_iter().all(|other| !slot.is_of(other)));
+            }
+        }
+        assert!(!Slot::default().is_of(hash) && Slot::default().is_free());
+        assert!(Slot::new(hash, 1, Lead::Place((1 << 56) - 1)).is_none());
+    }
+}
+
+#[test]
+fn what_was_seen_before_a_commit_is_not_noted_after_it() {
+    let (_, _, places) = file(8);
+    let (hash, lead) = (KeyHash(1 << 50), Lead::Place(3));
+    let known = || places.ask(hash, 1).known;
+    places.begin(1);
+    // Told in between, with no bucket before, and with one.
+    for _ in 0..2 {
+        let asked = places.ask(hash, 1);
+        places.change(hash, Change::Gone);
+        places.note(asked, 7, lead);
+        assert_eq!(known(), None);
+    }
+    let asked = places.ask(hash, 1);
+    places.change_all();
+    places.note(asked, 7, lead);
+    assert_eq!(known(), None);
+    // An older snapshot, or one that is not the newest yet.
+    for epoch in [0, 2] {
+        places.note(places.ask(hash, epoch), 7, lead);
+        assert_eq!(known(), None);
+    }
+    places.note(places.ask(hash, 1), 7, lead);
+    assert_eq!(known(), Some((7, lead)));
+    places.change(hash, Change::Stamp(7, 9));
+    assert_eq!(known(), Some((9, lead)));
+    places.change(hash, Change::Stamp(7, 11));
+    assert_eq!(known(), None, "that was of another key");
+}
+
+/// What happens to a few keys, of which many share a bucket.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Asks for a key; what comes of it is noted some steps later.
+    Ask(u64),
+    /// The oldest of those that asked notes what its snapshot says.
+    Note,
+    /// A commit of some keys: gone, or with other stamps, or everything.
+    Commit(Vec<(u64, bool)>, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let commit = (proptest::collection::vec((0..40_u64, any::<bool>()), 0..4), 0..20_u8);
+    prop_oneof![
+        4 => (0..40_u64).prop_map(Step::Ask),
+        4 => Just(Step::Note),
+        1 => commit.prop_map(|(keys, all)| Step::Commit(keys, all == 0)),
+    ]
+}
+
 proptest! {
+    /// Whatever is asked, noted and committed in whatever order: what is known is what the newest index has.
+    #[test]
+    fn what_is_known_is_so(steps in proptest::collection::vec(step(), 0..300)) {
+        let (_, _, places) = file(8);
+        // Two buckets, and tags that differ in any bit.
+        let hash = |key: u64| KeyHash((key & 1) << 23 | 1 << (24 + key));
+        // What the index has of each key, per epoch.
+        let mut index = HashMap::new();
+        let (mut asking, mut epoch, mut next) = (Vec::new(), 1, 1);
+        places.begin(epoch);
+        for step in steps {
+            match step {
+                Step::Ask(key) => {
+                    let asked = places.ask(hash(key), epoch);
+                    let has = *index.entry(key).or_insert_with(|| {
+                        next += 1;
+                        (next, Lead::Place(next))
+                    });
+                    prop_assert!(asked.known.is_none_or(|known| known == has));
+                    asking.push((asked, has));
+                }
+                Step::Note if asking.is_empty() => {}
+                Step::Note => {
+                    let (asked, (stamp, lead)) = asking.remove(0);
+                    places.note(asked, stamp, lead);
+                }
+                Step::Commit(keys, all) => {
+                    epoch += 1;
+                    places.begin(epoch);
+                    for (key, gone) in keys {
+                        next += 1;
+                        let Some((stamp, lead)) = index.get_mut(&key) else { continue };
+                        // By who has the snapshot before still, and is not done soon.
+                        asking.push((places.ask(hash(key), epoch - 1), (*stamp, *lead)));
+                        if gone {
+                            *lead = Lead::Place(next);
+                            places.change(hash(key), Change::Gone);
+                        } else {
+                            places.change(hash(key), Change::Stamp(*stamp, next));
+                        }
+                        *stamp = next;
+                    }
+                    if all {
+                        index.clear();
+                        places.change_all();
+                    }
+                }
+            }
+        }
+    }
+
     /// What a page says is only looked at.
     #[test]
     fn a_page_of_any_bytes_is_read(
@@ -185,12 +303,12 @@ proptest! {
         let (_, storage, places) = file(4);
         bytes.resize(BLOCK, 0);
         write(&storage, 1, &bytes);
-        look_up(&storage, 1, &bytes);
         let leaf = Leaf::of(&bytes);
         for (place, _) in leaf.into_iter().flat_map(Leaf::rows) {
-            if let Some(found) = there(&places, place) {
+            if let Some(spot) = look_up(&storage, 1, &bytes, place) {
                 let row = leaf.and_then(|leaf| leaf.find(place));
-                prop_assert_eq!(row.and_then(|row| bytes.get(row)), Some(&found[..]));
+                let found = there(&places, spot);
+                prop_assert_eq!(row.and_then(|row| bytes.get(row)), found.as_deref());
             }
         }
     }
