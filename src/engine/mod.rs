@@ -166,7 +166,7 @@ pub(crate) struct Moment {
 
 /// The number of touches above which a commit is asked for, though nothing else needs one: until then
 /// reads cost the writer nothing.
-const TOUCHES_WANT_COMMIT: usize = 1 << 17;
+pub(super) const TOUCHES_WANT_COMMIT: usize = 1 << 17;
 /// The number of touches above which a reader waits for the writer: about 100 bytes each.
 const TOUCHES_MAX: usize = 1 << 18;
 

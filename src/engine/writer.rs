@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::engine::compact::Upkeep;
 use crate::engine::pending::{Pending, What};
 use crate::engine::queue::Work;
-use crate::engine::{Core, DiskSide, Garbage};
+use crate::engine::{Core, DiskSide, Garbage, TOUCHES_WANT_COMMIT};
 use crate::entry::{RemovalCause, Tier};
 use crate::hash::KeyHash;
 use crate::record::{NEVER, Record};
@@ -39,8 +39,10 @@ use crate::trace;
 const QUICK_REPAIR_OPS: usize = 100;
 /// ... which is spent where entries have at least this many bytes: opening would take half a second.
 const QUICK_REPAIR_BYTES: u64 = 256 << 20;
-/// Touches that go along with a batch at most.
-const TOUCHES_PER_BATCH: usize = 1 << 14;
+/// Touches that go along with a batch: as many as it has operations, but so many at least, ...
+const TOUCHES_PER_BATCH_MIN: usize = 1 << 11;
+/// ... and this many where there are too many of them. The others may be taken back by the next read.
+const TOUCHES_PER_BATCH_MAX: usize = 1 << 14;
 /// The first pause after a failure, and the longest.
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -103,7 +105,7 @@ impl Core {
             }
         }
         let ops = work.ops.as_slice();
-        let mut touches = self.take_touches(disk, work.number);
+        let mut touches = self.take_touches(disk, work.number, ops.len());
         if work.flush.is_some() || work.close {
             self.hand_down_everything(work.number, &mut touches);
         }
@@ -385,14 +387,19 @@ impl Core {
         disk.commit_limits().exceeded(entries, bytes)
     }
 
-    /// Recency that memory let go of, for a batch of this number.
-    fn take_touches(&self, disk: &DiskSide, number: u64) -> Vec<Touch> {
+    /// Recency that memory let go of, for a batch of this number with so many operations.
+    fn take_touches(&self, disk: &DiskSide, number: u64, ops: usize) -> Vec<Touch> {
         let mut touches = Vec::new();
-        if disk.touched.load(Ordering::Relaxed) == 0 {
-            return touches;
-        }
-        for index in 0..self.memory.shard_count() {
-            let room = TOUCHES_PER_BATCH.saturating_sub(touches.len());
+        let room = match disk.touched.load(Ordering::Relaxed) {
+            0 => return touches,
+            many if many > TOUCHES_WANT_COMMIT => TOUCHES_PER_BATCH_MAX,
+            _ => ops.clamp(TOUCHES_PER_BATCH_MIN, TOUCHES_PER_BATCH_MAX),
+        };
+        // In turn, so that no shard's wait for all those of another.
+        let shards = self.memory.shard_count();
+        let first = usize::try_from(number).unwrap_or(0) % shards;
+        for index in (first..shards).chain(0..first) {
+            let room = room.saturating_sub(touches.len());
             self.memory.lock_nth(index).side.take_touches(number, room, &mut touches);
         }
         self.count_touches(0_usize.wrapping_sub(touches.len()));

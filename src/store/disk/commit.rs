@@ -20,6 +20,7 @@
 //! puts a second against 45,000 in batches of 1,000.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use redb::{Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
@@ -435,18 +436,32 @@ impl<'t, 'b> Work<'t, 'b> {
         for row in self.order.range::<&[u8]>(self.sweep_from.as_slice()..)?.take(count) {
             rows.push(row?.0.value().to_vec());
         }
-        for row in &rows {
-            let live = match split_moment(row) {
-                Some((stamp, key)) => self.rows.stamp(key)? == Some(stamp),
-                None => false,
-            };
-            if !live {
-                self.order.remove(row.as_slice())?;
-            }
-        }
+        let live = self.live_of(&rows)?;
+        let mut looked_at = rows.iter().zip(live).peekable();
+        let last = rows.last().map_or(Bound::Unbounded, |last| Bound::Included(last.as_slice()));
+        let range = (Bound::Included(self.sweep_from.as_slice()), last);
+        self.order.retain_in::<&[u8], _>(range, |row, ()| {
+            // They are the same rows, unless a page is damaged.
+            looked_at.next_if(|(looked, _)| *looked == row).is_none_or(|(_, is_live)| is_live)
+        })?;
         self.sweep_from =
             if rows.len() < count { Vec::new() } else { rows.pop().unwrap_or_default() };
         Ok(())
+    }
+
+    /// Which of some order rows are those of their keys. The index is asked in the order of its own keys: what
+    /// is next to each other there is met at once.
+    fn live_of(&self, rows: &[Vec<u8>]) -> Result<Vec<bool>, Failure> {
+        let moments = rows.iter().map(|row| split_moment(row)).zip(0..);
+        let mut by_key: Vec<_> = moments.filter_map(|(row, nth)| Some((row?, nth))).collect();
+        by_key.sort_unstable_by_key(|((_, key), _): &((u64, &[u8]), usize)| *key);
+        let mut live = vec![false; rows.len()];
+        for ((stamp, key), nth) in by_key {
+            if let Some(live) = live.get_mut(nth) {
+                *live = self.rows.stamp(key)? == Some(stamp);
+            }
+        }
+        Ok(live)
     }
 
     /// Step 6, up to the commit itself.
