@@ -169,6 +169,7 @@ pub(crate) struct ShardCounts {
     pub(crate) inserts: u64,
     pub(crate) memory_evictions: u64,
     pub(crate) memory_expirations: u64,
+    /// Each of them is a disk hit, too.
     pub(crate) promotions: u64,
 }
 
@@ -180,6 +181,7 @@ impl ShardCounts {
         stats.memory_evictions += self.memory_evictions;
         stats.memory_expirations += self.memory_expirations;
         stats.promotions += self.promotions;
+        stats.disk_hits += self.promotions;
     }
 }
 
@@ -204,6 +206,7 @@ impl Counter {
 /// Counters of what happens outside the shards' locks.
 #[derive(Debug, Default)]
 pub(crate) struct SharedCounts {
+    /// Those without a promotion.
     pub(crate) disk_hits: Counter,
     pub(crate) misses: Counter,
     pub(crate) removes: Counter,

@@ -15,6 +15,8 @@ pub(super) struct Garbage {
     pub(super) records: Few<Gone>,
     /// Of these the listener does not hear.
     pub(super) silent: Few<Record>,
+    /// How many touches there are more.
+    pub(super) touches: isize,
 }
 
 impl Garbage {
@@ -27,7 +29,7 @@ impl Garbage {
     /// Drops all.
     #[inline]
     pub(super) fn discard(self) {
-        let Self { records, silent } = self;
+        let Self { records, silent, touches: _ } = self;
         records.discard();
         silent.discard();
     }

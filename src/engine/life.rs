@@ -17,7 +17,7 @@ use crate::record::NEVER;
 use crate::stats::{Limits, SharedCounts};
 use crate::store::disk::{OnDamage, OnOtherType, Opened, Options, Writer};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::time::{Ticker, nanos_of};
 use crate::trace::trace_op;
@@ -96,7 +96,7 @@ impl Engine {
             degraded: Degraded::default(),
             compacted: Mutex::new(Ok(CompactReport::default())),
             verifying: Mutex::new(()),
-            touched: AtomicUsize::new(0),
+            touched: AtomicIsize::new(0),
             next_deadline: AtomicU64::new(NEVER),
             oldest: AtomicU64::new(NEVER),
         });

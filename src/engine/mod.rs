@@ -55,7 +55,7 @@ use crate::record::{NEVER, Record, Seal};
 use crate::stats::{Limits, SharedCounts, Stats};
 use crate::store::disk::{Disk, Failure};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
 use crate::time::{Ticker, Timestamp, nanos_of};
 use crate::trace;
 
@@ -102,7 +102,7 @@ struct DiskSide {
     /// Held by whoever verifies the file.
     verifying: Mutex<()>,
     /// How many touches all shards hold; see [`Side`].
-    touched: AtomicUsize,
+    touched: AtomicIsize,
     /// The earliest deadline, and the stamp of the entry that is longest unused, on disk.
     next_deadline: AtomicU64,
     oldest: AtomicU64,
@@ -166,9 +166,9 @@ pub(crate) struct Moment {
 
 /// The number of touches above which a commit is asked for, though nothing else needs one: until then
 /// reads cost the writer nothing.
-pub(super) const TOUCHES_WANT_COMMIT: usize = 1 << 17;
+const TOUCHES_WANT_COMMIT: isize = 1 << 17;
 /// The number of touches above which a reader waits for the writer: about 100 bytes each.
-const TOUCHES_MAX: usize = 1 << 18;
+const TOUCHES_MAX: isize = 1 << 18;
 
 impl Core {
     #[inline]
@@ -256,13 +256,18 @@ impl Core {
         self.count_touches(locked.side.touch(hash, record.key(), stamp, handed));
     }
 
-    /// Adds to the number of touches; `change` wraps below zero.
-    fn count_touches(&self, change: usize) {
+    /// Adds to the number of touches, which may be below zero while others are about to add.
+    fn count_touches(&self, change: isize) {
         if change != 0
             && let Some(disk) = &self.disk
         {
             disk.touched.fetch_add(change, Ordering::Relaxed);
         }
+    }
+
+    /// So many touches went.
+    fn forget_touches(&self, count: usize) {
+        self.count_touches(-isize::try_from(count).unwrap_or(isize::MAX));
     }
 
     /// Asks for a commit, or waits for one, when touches pile up. Call with no lock held.
@@ -272,7 +277,7 @@ impl Core {
         let touched = disk.touched.load(Ordering::Relaxed);
         if touched > TOUCHES_MAX {
             disk.queue.wait_commit();
-        } else if touched > TOUCHES_WANT_COMMIT && touched.is_multiple_of(1 << 10) {
+        } else if touched > TOUCHES_WANT_COMMIT && touched % (1 << 10) == 0 {
             disk.queue.hurry();
         }
     }
@@ -300,15 +305,15 @@ impl Core {
 
     /// Keeps the recency of what left memory, if the disk does not have it.
     #[inline]
-    fn let_go(&self, side: &mut Side, removed: &Removed) {
-        self.count_touches(side.let_go(removed, |key| self.memory.hash(key)));
+    fn let_go(&self, side: &mut Side, removed: &Removed, garbage: &mut Garbage) {
+        garbage.touches += side.let_go(removed, |key| self.memory.hash(key));
     }
 
     /// Counts what left memory by a limit, and keeps its recency.
     #[inline]
     fn evicted(&self, side: &mut Side, removed: Removed, garbage: &mut Garbage) {
         side.counts.memory_evictions += 1;
-        self.let_go(side, &removed);
+        self.let_go(side, &removed, garbage);
         garbage.note(removed, Tier::Memory, RemovalCause::Size);
     }
 
@@ -326,6 +331,7 @@ impl Core {
         if self.memory.has_lost_order() {
             warn_of_order();
         }
+        self.count_touches(garbage.touches);
         if self.is_listening() {
             self.tell(garbage);
         } else {

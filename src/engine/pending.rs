@@ -16,6 +16,7 @@
 //! memory nor in `ops`.
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::hash::KeyHash;
 use crate::memory::Removed;
@@ -88,12 +89,21 @@ impl What {
     }
 }
 
+/// Recency that is noted, with the key in place where it is short: it comes and goes with each entry that is
+/// read from disk.
 #[derive(Debug)]
 struct Touched {
     hash: u64,
-    touch: Touch,
+    stamp: u64,
+    key: SmallVec<[u8; 32]>,
     /// It went back below what the disk has: to be applied with the next commit (P4).
     urgent: bool,
+}
+
+impl Touched {
+    fn is_of(&self, hash: KeyHash, key: &[u8]) -> bool {
+        self.hash == hash.0 && self.key.as_slice() == key
+    }
 }
 
 /// What the side says of a key that memory does not have.
@@ -188,8 +198,7 @@ impl Side {
 
     /// The recency of a key that memory does not hold, if it is not what the disk has.
     pub(crate) fn touched(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
-        let same = |t: &Touched| t.hash == hash.0 && t.touch.record.key() == key;
-        self.touches.find(hash.0, same).map(|t| t.touch.stamp)
+        self.touches.find(hash.0, |t| t.is_of(hash, key)).map(|t| t.stamp)
     }
 
     /// Memory lets go of an entry: its recency goes here if the disk does not have it. Returns how
@@ -199,7 +208,7 @@ impl Side {
         &mut self,
         removed: &Removed,
         hash: impl FnOnce(&[u8]) -> KeyHash,
-    ) -> usize {
+    ) -> isize {
         let stamp = removed.recency();
         match removed.handed().filter(|handed| *handed != stamp) {
             Some(handed) => {
@@ -212,28 +221,25 @@ impl Side {
 
     /// Sets the recency of a key of which the disk has `below`. Returns how many touches there are
     /// more.
-    pub(crate) fn touch(&mut self, hash: KeyHash, key: &[u8], stamp: u64, below: u64) -> usize {
+    pub(crate) fn touch(&mut self, hash: KeyHash, key: &[u8], stamp: u64, below: u64) -> isize {
         let urgent = stamp < below;
-        let same = |t: &Touched| t.hash == hash.0 && t.touch.record.key() == key;
-        if let Some(touched) = self.touches.find_mut(hash.0, same) {
-            touched.touch.stamp = stamp;
+        if let Some(touched) = self.touches.find_mut(hash.0, |t| t.is_of(hash, key)) {
+            touched.stamp = stamp;
             touched.urgent |= urgent;
             return 0;
         }
-        let touch = Touch { record: Record::of_key(key), stamp };
-        let touched = Touched { hash: hash.0, touch, urgent };
+        let touched = Touched { hash: hash.0, stamp, key: SmallVec::from_slice(key), urgent };
         self.touches.insert_unique(hash.0, touched, |t| t.hash);
         1
     }
 
     /// Takes a touch away, since memory or a newer record owns the recency. Returns the change in
-    /// the number of touches, which wraps below zero.
-    pub(crate) fn forget_touch(&mut self, hash: KeyHash, key: &[u8]) -> usize {
-        let same = |t: &Touched| t.hash == hash.0 && t.touch.record.key() == key;
-        match self.touches.find_entry(hash.0, same) {
+    /// the number of touches.
+    pub(crate) fn forget_touch(&mut self, hash: KeyHash, key: &[u8]) -> isize {
+        match self.touches.find_entry(hash.0, |t| t.is_of(hash, key)) {
             Ok(entry) => {
                 drop(entry.remove());
-                usize::MAX
+                -1
             }
             Err(_) => 0,
         }
@@ -244,8 +250,7 @@ impl Side {
     pub(crate) fn take_touches(&mut self, number: u64, room: usize, into: &mut Vec<Touch>) {
         let ops = &self.ops;
         let due = |t: &Touched| {
-            let key = t.touch.record.key();
-            let same = |p: &Pending| p.hash == t.hash && p.what.record().key() == key;
+            let same = |p: &Pending| p.hash == t.hash && p.what.record().key() == t.key.as_slice();
             ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
         };
         let mut left = room;
@@ -254,6 +259,6 @@ impl Side {
             left = left.saturating_sub(usize::from(take));
             take
         });
-        into.extend(taken.map(|t| t.touch));
+        into.extend(taken.map(|t| Touch { record: Record::of_key(&t.key), stamp: t.stamp }));
     }
 }

@@ -51,6 +51,17 @@ pub(super) struct Sought {
     pub(super) accessed: Option<u64>,
 }
 
+/// What became of what was found below memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// It was promoted, which counts as a disk hit.
+    InMemory,
+    /// It stays where it is, or its time was over.
+    Below,
+    /// Something happened to its key.
+    Doubtful,
+}
+
 /// What a look into memory did not find, with the lock under which it looked.
 struct Missed<'s> {
     locked: LockedForHit<'s, Side>,
@@ -249,12 +260,13 @@ impl Core {
                 }
             };
             let over = self.is_over(seen.record.deadline(), seen.accessed, moment.wall);
-            let done = if over {
-                self.expire_seen(disk, hash, &seen, garbage)
+            let kept = if over {
+                let expired = self.expire_seen(disk, hash, &seen, garbage);
+                if expired { Kept::Below } else { Kept::Doubtful }
             } else {
                 self.promote(hash, &seen, moment, garbage)
             };
-            if !done && attempt > 0 {
+            if kept == Kept::Doubtful && attempt > 0 {
                 locked = self.memory.lock(hash);
                 if locked.shard.find(hash, key).is_none() {
                     continue;
@@ -265,7 +277,9 @@ impl Core {
                 trace_op!("get", key, "expired", "disk");
                 return Ok(None);
             }
-            self.counts.disk_hits.add(1);
+            if kept != Kept::InMemory {
+                self.counts.disk_hits.add(1);
+            }
             trace_op!("get", key, "hit", "disk");
             return Ok(Some(self.found(seen.record, moment.stamp, Tier::Disk)));
         }
@@ -371,8 +385,8 @@ impl Core {
     }
 
     /// Puts what was found below into memory, where it is now the most recent, if it fits there and
-    /// nothing happened to the key; its recency is kept in any case. `false` if something did.
-    fn promote(&self, hash: KeyHash, seen: &Seen, moment: Moment, garbage: &mut Garbage) -> bool {
+    /// nothing happened to the key; its recency is kept in any case.
+    fn promote(&self, hash: KeyHash, seen: &Seen, moment: Moment, garbage: &mut Garbage) -> Kept {
         let (key, charge) = (seen.record.key(), seen.record.charge());
         let fits = self.fits_memory(charge, self.memory.recent_limits());
         loop {
@@ -385,21 +399,21 @@ impl Core {
                         self.accessed(&mut locked, id, moment.stamp);
                     }
                 }
-                return false;
+                return Kept::Doubtful;
             }
             if !fits {
-                self.count_touches(locked.side.touch(hash, key, moment.stamp, seen.handed));
-                return true;
+                garbage.touches += locked.side.touch(hash, key, moment.stamp, seen.handed);
+                return Kept::Below;
             }
             let deadline = self.memory_deadline(seen.record.deadline(), moment.wall);
             let newcomer = Newcomer::new(&seen.record, hash, moment.stamp, deadline, None);
             if self.reserve(&mut locked, &newcomer, garbage) {
                 locked.side.counts.promotions += 1;
-                self.count_touches(locked.side.forget_touch(hash, key));
+                garbage.touches += locked.side.forget_touch(hash, key);
                 let placement = self.placement(&seen.record, moment, Some(seen.handed));
                 let id = locked.insert(hash, seen.record.clone(), placement);
                 self.accessed(&mut locked, id, moment.stamp);
-                return true;
+                return Kept::InMemory;
             }
             drop(locked);
             if !self.evict_one(Some(&newcomer), garbage) {
@@ -415,19 +429,18 @@ impl Core {
         seen: &Seen,
         moment: Moment,
         garbage: &mut Garbage,
-    ) -> bool {
+    ) -> Kept {
         let mut locked = self.memory.lock(hash);
         if !Self::is_current(&locked, hash, seen) {
-            return false;
+            return Kept::Doubtful;
         }
         locked.side.counts.promotions += 1;
         locked.side.counts.memory_evictions += 1;
-        let change = locked.side.touch(hash, seen.record.key(), moment.stamp, seen.handed);
+        garbage.touches += locked.side.touch(hash, seen.record.key(), moment.stamp, seen.handed);
         drop(locked);
-        self.count_touches(change);
         let record = seen.record.clone();
         garbage.records.push((record, moment.stamp, Tier::Memory, RemovalCause::Size));
-        true
+        Kept::InMemory
     }
 
     /// Takes an entry out of memory whose time there is over. If its time is over altogether, it is
@@ -451,7 +464,7 @@ impl Core {
             }
             _ => {
                 if !over {
-                    self.let_go(&mut locked.side, &removed);
+                    self.let_go(&mut locked.side, &removed, garbage);
                 }
                 garbage.note(removed, Tier::Memory, RemovalCause::Expired);
             }

@@ -110,7 +110,7 @@ impl Core {
             locked.side.counts.memory_expirations += 1;
             // If it is over below as well, the sweep there finds it, by its recency if it is idle,
             // and reports it.
-            self.let_go(&mut locked.side, &removed);
+            self.let_go(&mut locked.side, &removed, garbage);
             let over = self.is_over(removed.deadline(), removed.recency(), wall);
             if over && removed.handed() != NOT_BELOW {
                 garbage.silent.push(removed.into_record());

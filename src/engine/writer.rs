@@ -402,7 +402,7 @@ impl Core {
             let room = room.saturating_sub(touches.len());
             self.memory.lock_nth(index).side.take_touches(number, room, &mut touches);
         }
-        self.count_touches(0_usize.wrapping_sub(touches.len()));
+        self.forget_touches(touches.len());
         touches
     }
 
@@ -413,7 +413,7 @@ impl Core {
             let before = touches.len();
             let mut locked = self.memory.lock_nth(index);
             locked.side.take_touches(number, usize::MAX, touches);
-            self.count_touches(0_usize.wrapping_sub(touches.len() - before));
+            self.forget_touches(touches.len() - before);
             let changed: Vec<_> = locked
                 .shard
                 .ids()

@@ -50,7 +50,7 @@ use twox_hash::XxHash3_64;
 use crate::record::{Header, Record};
 use crate::store::disk::holding::{Holding, Step};
 use crate::store::disk::leaf::Leaf;
-use crate::store::disk::places::{Places, Spot};
+use crate::store::disk::places::Places;
 use crate::store::disk::schema::{FORMAT_VERSION, split_row};
 use crate::sync::{Mutex, RwLock};
 
@@ -137,14 +137,12 @@ impl Watch {
 #[derive(Debug, Clone, Copy)]
 struct How {
     is_mild: bool,
-    /// The place of a row that is looked for in the table of rows of a commit.
-    sought: Option<u64>,
+    /// In the table of rows of a commit.
+    is_of_rows: bool,
 }
 
 thread_local! {
-    static HOW: Cell<How> = const { Cell::new(How { is_mild: false, sought: None }) };
-    /// Where the row was met that is sought.
-    static MET: Cell<Option<Spot>> = const { Cell::new(None) };
+    static HOW: Cell<How> = const { Cell::new(How { is_mild: false, is_of_rows: false }) };
 }
 
 /// What it was, to be again when this is dropped.
@@ -178,13 +176,10 @@ pub(super) fn strictly<R>(read: impl FnOnce() -> R) -> R {
     read()
 }
 
-/// Looks for the row of a place in the table of rows of a commit; gives also where it was met in the file, if
-/// redb had to read it there.
-pub(super) fn seeking<R>(place: u64, read: impl FnOnce() -> R) -> (R, Option<Spot>) {
-    let _reading = Reading::set(|how| how.sought = Some(place));
-    MET.set(None);
-    let read = read();
-    (read, MET.take())
+/// Reads in the table of rows of a commit, so that what is met is noted ([`Places::met`]).
+pub(super) fn noting<R>(read: impl FnOnce() -> R) -> R {
+    let _reading = Reading::set(|how| how.is_of_rows = true);
+    read()
 }
 
 /// The sums of one group.
@@ -474,7 +469,7 @@ impl StorageBackend for Blocks {
             return self.read_head(out);
         }
         let first = offset / BLOCK_BYTES;
-        let sought = HOW.get().sought.map(|place| (place, self.places.writes(first)));
+        let writes = self.places.writes(first);
         let mut bad = None;
         for (first, part) in runs(offset, out.len())? {
             let Some(out) = out.get_mut(part) else { continue };
@@ -484,10 +479,8 @@ impl StorageBackend for Blocks {
         if let Some(block) = bad {
             return self.damaged(first, block, out);
         }
-        if let Some((place, writes)) = sought
-            && let Some(spot) = self.places.spot(first, out, place, writes)
-        {
-            MET.set(Some(spot));
+        if HOW.get().is_of_rows {
+            self.places.met(first, out, writes);
         }
         Ok(())
     }

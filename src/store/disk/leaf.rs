@@ -50,10 +50,4 @@ impl<'p> Leaf<'p> {
         let places = self.page.get(HEAD + END * self.count..self.values_at()).unwrap_or_default();
         places.as_chunks().0
     }
-
-    /// Where the row of a place is.
-    pub(super) fn find(self, place: u64) -> Option<Range<usize>> {
-        let key = |place: &[u8; PLACE]| u64::from_le_bytes(*place);
-        self.range(self.places().binary_search_by_key(&place, key).ok()?)
-    }
 }

@@ -4,8 +4,8 @@
 //! # How it works
 //!
 //! Buckets of a few slots, found by a part of the key's hash. A slot has the rest of the hash, what the index
-//! says of the key, and where the row is: its place or, where redb had to read the page that it is on, the
-//! bytes of the file. Who finds such a slot reads just these bytes, and compares the key and the row's own
+//! says of the key, and where the row is: its place or, where redb had to read the page that it is on, for it
+//! or for the row that this thread looked for before, the bytes of the file. Who finds such a slot reads just these bytes, and compares the key and the row's own
 //! checksum; where anything differs, or nothing is known, the way is through redb, which also meets damage and
 //! says so. So slots are lost freely. A commit exchanges the stamps that it changed, and drops the slots of
 //! what it took out or replaced, before its operations leave the pending maps.
@@ -24,7 +24,8 @@
 //!   amid the bytes of a value, or is left of an older one, never comes to be taken for this. Besides, a part
 //!   of the row's checksum is noted: a device that goes back to older bytes does not go unnoticed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -53,6 +54,20 @@ const COUNTS: usize = 1 << 16;
 thread_local! {
     /// What this thread reads rows into.
     static BUFFER: Cell<Option<Box<[u8; BLOCK]>>> = const { Cell::new(None) };
+    /// The last page of rows that redb has read for this thread.
+    static MET: RefCell<Met> = const { RefCell::new(Met { of: 0, spots: Vec::new() }) };
+}
+
+/// Numbers those that there are, from 1.
+static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// A page of rows.
+#[derive(Debug)]
+struct Met {
+    /// Whose.
+    of: u64,
+    /// By place.
+    spots: Vec<(u64, Spot)>,
 }
 
 /// The bytes of a row in the file.
@@ -68,13 +83,12 @@ pub(super) struct Spot {
 }
 
 impl Spot {
-    /// That of a place's row on a page that begins at a block, for which so many writes were counted before
-    /// the page was read.
-    pub(super) fn on_page(block: u64, page: &[u8], place: u64, writes: u16) -> Option<Self> {
-        let range = Leaf::of(page)?.find(place)?;
-        let print = print_of(page.get(range.clone())?)?;
+    /// That of a row on a page that begins at a block, for which so many writes were counted before the page
+    /// was read.
+    fn on_page(block: u64, page: &[u8], range: Range<usize>, writes: u16) -> Option<Self> {
         let block = u32::try_from(block).ok().filter(|_| range.end <= BLOCK)?;
         let (start, len) = (u16::try_from(range.start).ok()?, u16::try_from(range.len()).ok()?);
+        let print = print_of(page.get(range)?)?;
         Some(Self { block, start, len, writes, print })
     }
 }
@@ -194,6 +208,7 @@ type Buckets = [CachePadded<BriefMutex<Bucket>>; TOGETHER];
 pub(super) struct Places {
     file: Arc<Holding>,
     watch: Arc<Watch>,
+    number: u64,
     /// Of the newest snapshot.
     epoch: AtomicU64,
     /// Whether redb has room for all of the file.
@@ -214,6 +229,7 @@ impl Places {
         let new = Self {
             file,
             watch,
+            number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
             epoch: AtomicU64::new(0),
             is_cached: AtomicBool::new(false),
             pages_bytes: cache_bytes - (count * together).min(cache_bytes / PART),
@@ -339,12 +355,33 @@ impl Places {
         self.writes.get(usize::try_from(block % COUNTS as u64).unwrap_or(0))
     }
 
-    /// Where a place's row is on a page that redb has read, which begins at a block, if that is to be noted.
-    pub(super) fn spot(&self, block: u64, page: &[u8], place: u64, writes: u16) -> Option<Spot> {
-        if self.is_cached.load(Ordering::Relaxed) {
-            return None;
-        }
-        Spot::on_page(block, page, place, writes)
+    /// redb has read a page for a look-up in the table of rows, which begins at a block, for which so many
+    /// writes were counted before.
+    pub(super) fn met(&self, block: u64, page: &[u8], writes: u16) {
+        let Some(leaf) = Leaf::of(page).filter(|_| !self.is_cached.load(Ordering::Relaxed)) else {
+            return;
+        };
+        let spot = |(place, range): (u64, Option<Range<usize>>)| {
+            Some((place, Spot::on_page(block, page, range?, writes)?))
+        };
+        // A thread that ends may have none any more.
+        let _ = MET.try_with(|met| {
+            let mut met = met.borrow_mut();
+            met.of = self.number;
+            met.spots.clear();
+            met.spots.extend(leaf.rows().filter_map(spot));
+        });
+    }
+
+    /// Where the row of a place is, if that is on the page that redb has read last for this thread.
+    pub(super) fn spot(&self, place: u64) -> Option<Spot> {
+        let find = |met: &RefCell<Met>| {
+            let met = met.borrow();
+            let (_, spot) = met.spots.iter().find(|(of, _)| *of == place)?;
+            (met.of == self.number && self.writes(spot.block.into()) == spot.writes)
+                .then_some(*spot)
+        };
+        MET.try_with(find).ok().flatten()
     }
 
     /// What `read` makes of what is stored at a spot, key and row; `None` if something else is there by now,

@@ -9,7 +9,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use crate::hash::KeyHash;
 use crate::record::{BadRow, Record};
-use crate::store::disk::blocks::{Watch, seeking};
+use crate::store::disk::blocks::{Watch, noting};
 use crate::store::disk::failure::{Failure, guarded_mildly};
 use crate::store::disk::places::{Asked, Lead, Places};
 use crate::store::disk::schema::{INDEX, ROWS, split_row};
@@ -100,10 +100,9 @@ impl Snapshot {
         place: u64,
         stamp: u64,
     ) -> Result<Option<Lookup>, Failure> {
-        let (row, spot) = seeking(place, || self.rows.get(place));
-        let Some(row) = row? else { return Ok(None) };
+        let Some(row) = noting(|| self.rows.get(place))? else { return Ok(None) };
         let lookup = self.lookup(key, row.value(), stamp);
-        let lead = spot.map_or(Lead::Place(place), Lead::Spot);
+        let lead = self.places.spot(place).map_or(Lead::Place(place), Lead::Spot);
         if lookup.is_some() && asked.known != Some((stamp, lead)) {
             self.places.note(asked, stamp, lead);
         }

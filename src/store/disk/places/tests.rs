@@ -8,7 +8,7 @@ use redb::StorageBackend;
 use super::*;
 use crate::record::{Draft, Seal};
 use crate::store::disk::blocks::tests::{Memory, blocks_and_places};
-use crate::store::disk::blocks::{BLOCK_BYTES, Blocks, GROUP, seeking};
+use crate::store::disk::blocks::{BLOCK_BYTES, Blocks, GROUP, noting};
 use crate::store::disk::schema::join_row;
 use crate::store::disk::volume::Device;
 
@@ -49,10 +49,9 @@ fn file(blocks: u64) -> (Memory, Blocks, Arc<Places>) {
 /// Has redb read a page in the table of rows, looking for a place.
 fn look_up(storage: &Blocks, block: u64, page: &[u8], place: u64) -> Option<Spot> {
     let mut out = vec![0; page.len()];
-    let (read, spot) = seeking(place, || storage.read(block * BLOCK_BYTES, &mut out));
-    read.unwrap();
+    noting(|| storage.read(block * BLOCK_BYTES, &mut out)).unwrap();
     assert!(out == page);
-    spot
+    storage.places().spot(place)
 }
 
 fn write(storage: &Blocks, block: u64, page: &[u8]) {
@@ -73,23 +72,26 @@ fn rows_are_found_where_they_were_looked_up() {
                 end += stored.len();
                 let found = look_up(&storage, block, &page, place).map(|spot| there(&places, spot));
                 assert_eq!(found, (end <= BLOCK).then_some(Some(stored)), "{block}, {len}");
-                assert_eq!(
-                    look_up(&storage, block, &page, place + 1),
-                    None,
-                    "no row has that place"
-                );
+                assert_eq!(places.spot(place + 1), None, "no row has that place");
             }
             place += 8;
         }
     }
     let page = page(&[(7, stored(b"a", 9))]);
     write(&storage, 3, &page);
-    let (read, spot) = seeking(7, || ());
-    assert_eq!((read, spot), ((), None), "nothing was read");
+    storage.read(3 * BLOCK_BYTES, &mut vec![0; BLOCK]).unwrap();
+    assert_eq!(places.spot(7), None, "who read it did not look for rows");
     places.is_cached.store(true, Ordering::Relaxed);
     assert_eq!(look_up(&storage, 3, &page, 7), None, "redb keeps the page");
     places.set_len(BLOCK_BYTES);
     assert!(look_up(&storage, 3, &page, 7).is_some());
+    assert!(places.spot(7).is_some());
+    // Of another file, and by another thread.
+    assert_eq!(file(8).2.spot(7), None);
+    let theirs = std::thread::spawn(move || (places.spot(7), places)).join().unwrap();
+    assert_eq!(theirs.0, None);
+    write(&storage, 3, &page);
+    assert_eq!(theirs.1.spot(7), None, "it was written since");
 }
 
 #[test]
@@ -296,8 +298,7 @@ proptest! {
             *head = [1, 0, few, 0];
         }
         let leaf = Leaf::of(&bytes);
-        for (place, _) in leaf.into_iter().flat_map(Leaf::rows) {
-            let range = leaf.and_then(|leaf| leaf.find(place));
+        for (_, range) in leaf.into_iter().flat_map(Leaf::rows) {
             prop_assert!(range.is_none_or(|range| range.start <= range.end));
         }
         let (_, storage, places) = file(4);
@@ -306,7 +307,7 @@ proptest! {
         let leaf = Leaf::of(&bytes);
         for (place, _) in leaf.into_iter().flat_map(Leaf::rows) {
             if let Some(spot) = look_up(&storage, 1, &bytes, place) {
-                let row = leaf.and_then(|leaf| leaf.find(place));
+                let row = leaf.and_then(|leaf| leaf.rows().find(|row| row.0 == place)?.1);
                 let found = there(&places, spot);
                 prop_assert_eq!(row.and_then(|row| bytes.get(row)), found.as_deref());
             }
