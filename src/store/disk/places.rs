@@ -26,7 +26,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::hash::KeyHash;
@@ -40,6 +40,8 @@ use crate::sync::{BriefMutex, CachePadded, Mutex};
 const PART: usize = 3;
 /// Buckets are made so many at a time, when the first of them is needed.
 const TOGETHER: usize = 32;
+/// A bucket is used for so many bytes of the file: with entries as small there is a slot for each.
+const BYTES_PER_BUCKET: u64 = 256 * SLOTS as u64;
 const BUCKET_BYTES: usize = size_of::<CachePadded<BriefMutex<Bucket>>>();
 /// More bits are not taken from the hash.
 const BUCKETS_MAX: usize = 1 << BUCKET_BITS;
@@ -186,6 +188,8 @@ const _: () = assert!(cfg!(shuttle) || BUCKET_BYTES == 128, "a bucket is two lin
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     hash: KeyHash,
+    /// The bucket.
+    nth: usize,
     /// Of the bucket; `None` if the snapshot is not that of the last commit.
     changes: Option<u32>,
     /// With the stamp of the last access.
@@ -215,6 +219,9 @@ pub(super) struct Places {
     is_cached: AtomicBool,
     pages_bytes: usize,
     buckets: Box<[OnceLock<Box<Buckets>>]>,
+    /// How many of them are used, which doubles as the file grows. What was noted before is out of reach then, or
+    /// where it was. Only the writer's commits change it: who sees an operation settled sees that, too (W1).
+    used: AtomicUsize,
     /// Buckets are made with it; and it is taken between a new epoch and the changes of its commit, so that
     /// either these find a bucket, or who made it finds the epoch (W1).
     making: Mutex<()>,
@@ -234,6 +241,7 @@ impl Places {
             is_cached: AtomicBool::new(false),
             pages_bytes: cache_bytes - (count * together).min(cache_bytes / PART),
             buckets: (0..count).map(|_| OnceLock::new()).collect(),
+            used: AtomicUsize::new(1),
             making: Mutex::default(),
             writes: (0..COUNTS).map(|_| AtomicU16::new(0)).collect(),
         };
@@ -244,6 +252,9 @@ impl Places {
     /// Notes how long the file is.
     pub(super) fn set_len(&self, len: u64) {
         self.is_cached.store(len <= self.pages_bytes as u64, Ordering::Relaxed);
+        let most = self.buckets.len() * TOGETHER;
+        let wanted = usize::try_from((len / BYTES_PER_BUCKET).next_power_of_two());
+        self.used.fetch_max(wanted.unwrap_or(most).min(most), Ordering::Relaxed);
     }
 
     /// What slots leave of the page cache's bytes, once there are all.
@@ -251,32 +262,32 @@ impl Places {
         self.pages_bytes
     }
 
-    /// The bucket of a key: those it is made with, and which of them it is.
-    fn bucket(&self, hash: KeyHash) -> Option<(&OnceLock<Box<Buckets>>, usize)> {
+    /// The number of a key's bucket.
+    fn nth(&self, hash: KeyHash) -> usize {
         let bits = hash.0 & ((1 << BUCKET_BITS) - 1);
-        let all = (self.buckets.len() * TOGETHER) as u64;
-        let nth = usize::try_from((bits * all) >> BUCKET_BITS).ok()?;
-        Some((self.buckets.get(nth / TOGETHER)?, nth % TOGETHER))
+        let used = self.used.load(Ordering::Relaxed) as u64;
+        usize::try_from((bits * used) >> BUCKET_BITS).unwrap_or(0)
     }
 
-    /// Likewise, if it was made.
-    fn made(&self, hash: KeyHash) -> Option<&BriefMutex<Bucket>> {
-        let (some, nth) = self.bucket(hash)?;
-        some.get()?.get(nth).map(|bucket| &**bucket)
+    /// A bucket, if it was made.
+    fn made(&self, nth: usize) -> Option<&BriefMutex<Bucket>> {
+        let some = self.buckets.get(nth / TOGETHER)?.get()?;
+        some.get(nth % TOGETHER).map(|bucket| &**bucket)
     }
 
-    /// Likewise, and makes it.
+    /// Makes a bucket, and those beside it.
     #[cold]
-    fn make(&self, hash: KeyHash) -> Option<&BriefMutex<Bucket>> {
-        let (some, nth) = self.bucket(hash)?;
+    fn make(&self, nth: usize) -> Option<&BriefMutex<Bucket>> {
         let _making = self.making.lock();
-        some.get_or_init(Box::default).get(nth).map(|bucket| &**bucket)
+        let some = self.buckets.get(nth / TOGETHER)?.get_or_init(Box::default);
+        some.get(nth % TOGETHER).map(|bucket| &**bucket)
     }
 
     /// What is known of a key; `epoch` is that of the snapshot in which more is looked for.
     pub(super) fn ask(&self, hash: KeyHash, epoch: u64) -> Asked {
-        let Some(bucket) = self.made(hash).or_else(|| self.make(hash)) else {
-            return Asked { hash, changes: None, known: None };
+        let nth = self.nth(hash);
+        let Some(bucket) = self.made(nth).or_else(|| self.make(nth)) else {
+            return Asked { hash, nth, changes: None, known: None };
         };
         let bucket = bucket.lock();
         let slot = bucket.slots.iter().find(|slot| slot.is_of(hash));
@@ -285,13 +296,13 @@ impl Places {
         drop(bucket);
         // After the bucket was looked at: if it is the newest now, no later commit has changed it (W1).
         let is_newest = self.epoch.load(Ordering::Acquire) == epoch;
-        Asked { hash, changes: is_newest.then_some(changes), known }
+        Asked { hash, nth, changes: is_newest.then_some(changes), known }
     }
 
     /// Notes where the row of a key is that was asked for, and the stamp of its last access.
     pub(super) fn note(&self, asked: Asked, stamp: u64, lead: Lead) {
-        let (Some(slot), Some(bucket)) =
-            (Slot::new(asked.hash, stamp, lead), self.made(asked.hash))
+        // In the bucket that was asked, though another may be the key's by now: that one was not looked at.
+        let (Some(slot), Some(bucket)) = (Slot::new(asked.hash, stamp, lead), self.made(asked.nth))
         else {
             return;
         };
@@ -316,7 +327,7 @@ impl Places {
 
     /// Takes over what a commit has changed, before its operations are settled (W1).
     pub(super) fn change(&self, hash: KeyHash, change: Change) {
-        let Some(bucket) = self.made(hash) else { return };
+        let Some(bucket) = self.made(self.nth(hash)) else { return };
         let mut bucket = bucket.lock();
         bucket.changes = bucket.changes.wrapping_add(1);
         if let Some(slot) = bucket.slots.iter_mut().find(|slot| slot.is_of(hash)) {

@@ -224,6 +224,8 @@ enum Step {
     Note,
     /// A commit of some keys: gone, or with other stamps, or everything.
     Commit(Vec<(u64, bool)>, bool),
+    /// Twice as many buckets are used.
+    Grow,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -232,6 +234,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..40_u64).prop_map(Step::Ask),
         4 => Just(Step::Note),
         1 => commit.prop_map(|(keys, all)| Step::Commit(keys, all == 0)),
+        1 => (0..20_u8).prop_map(|nth| if nth == 0 { Step::Grow } else { Step::Note }),
     ]
 }
 
@@ -240,8 +243,9 @@ proptest! {
     #[test]
     fn what_is_known_is_so(steps in proptest::collection::vec(step(), 0..300)) {
         let (_, _, places) = file(8);
-        // Two buckets, and tags that differ in any bit.
-        let hash = |key: u64| KeyHash((key & 1) << 23 | 1 << (24 + key));
+        // In up to eight buckets, with tags that differ in any bit.
+        let hash = |key: u64| KeyHash((key & 7) << 21 | 1 << (24 + key));
+        places.used.store(1, Ordering::Relaxed);
         // What the index has of each key, per epoch.
         let mut index = HashMap::new();
         let (mut asking, mut epoch, mut next) = (Vec::new(), 1, 1);
@@ -256,6 +260,10 @@ proptest! {
                     });
                     prop_assert!(asked.known.is_none_or(|known| known == has));
                     asking.push((asked, has));
+                }
+                Step::Grow => {
+                    let used = places.used.load(Ordering::Relaxed);
+                    places.used.store((2 * used).min(TOGETHER - 1), Ordering::Relaxed);
                 }
                 Step::Note if asking.is_empty() => {}
                 Step::Note => {
