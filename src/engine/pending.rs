@@ -30,7 +30,7 @@ pub(crate) struct Side {
     /// Newest uncommitted operation by key (P1).
     ops: HashTable<Pending>,
     /// Recency that differs from what the disk has, of entries that memory does not hold; and of
-    /// those that it holds, if their recency went back.
+    /// those that it holds, if their recency went back, or a commit takes it along.
     touches: HashTable<Touched>,
     /// The number of a clear that is not committed yet: until then nothing on disk counts.
     pub(crate) cleared: Option<u64>,
@@ -236,7 +236,16 @@ impl Side {
     /// Takes a touch away, since memory or a newer record owns the recency. Returns the change in
     /// the number of touches.
     pub(crate) fn forget_touch(&mut self, hash: KeyHash, key: &[u8]) -> isize {
-        match self.touches.find_entry(hash.0, |t| t.is_of(hash, key)) {
+        self.forget_touch_if(hash, key, |_| true)
+    }
+
+    fn forget_touch_if(
+        &mut self,
+        hash: KeyHash,
+        key: &[u8],
+        is_meant: impl Fn(u64) -> bool,
+    ) -> isize {
+        match self.touches.find_entry(hash.0, |t| t.is_of(hash, key) && is_meant(t.stamp)) {
             Ok(entry) => {
                 drop(entry.remove());
                 -1
@@ -245,20 +254,26 @@ impl Side {
         }
     }
 
-    /// Takes touches for a commit of the operations up to `number`: all urgent ones, and others as
-    /// far as `room` goes. Those of keys with a newer operation stay.
-    pub(crate) fn take_touches(&mut self, number: u64, room: usize, into: &mut Vec<Touch>) {
-        let ops = &self.ops;
+    /// Touches for a commit of the operations up to `number`: all urgent ones, and others as far as `room`
+    /// goes. Those of keys with a newer operation are not for it. They stay until it is out: whoever reads
+    /// below meanwhile has the snapshot before.
+    pub(crate) fn touches_for(&self, number: u64, room: usize, into: &mut Vec<Touch>) {
         let due = |t: &Touched| {
             let same = |p: &Pending| p.hash == t.hash && p.what.record().key() == t.key.as_slice();
-            ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
+            self.ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
         };
         let mut left = room;
-        let taken = self.touches.extract_if(|t| {
-            let take = (t.urgent || left > 0) && due(t);
-            left = left.saturating_sub(usize::from(take));
-            take
-        });
-        into.extend(taken.map(|t| Touch { record: Record::of_key(&t.key), stamp: t.stamp }));
+        for t in &self.touches {
+            if (t.urgent || left > 0) && due(t) {
+                left = left.saturating_sub(1);
+                into.push(Touch { record: Record::of_key(&t.key), stamp: t.stamp });
+            }
+        }
+    }
+
+    /// Takes a touch away that the disk has now, if there is none that is newer. Returns the change in the number
+    /// of touches.
+    pub(crate) fn touch_settled(&mut self, hash: KeyHash, key: &[u8], stamp: u64) -> isize {
+        self.forget_touch_if(hash, key, |noted| noted == stamp)
     }
 }

@@ -105,10 +105,11 @@ impl Core {
             }
         }
         let ops = work.ops.as_slice();
-        let mut touches = self.take_touches(disk, work.number, ops.len());
-        if work.flush.is_some() || work.close {
-            self.hand_down_everything(work.number, &mut touches);
-        }
+        let touches = if work.flush.is_some() || work.close {
+            self.all_recency(work.number)
+        } else {
+            self.touches_for(disk, work.number, ops.len())
+        };
         let sweep = work.sweep.map(|(sweep, _)| sweep);
         let asked = sweep.is_some() || work.repair.is_some();
         // What a flush answered must not depend on what redb makes of damage.
@@ -388,7 +389,7 @@ impl Core {
     }
 
     /// Recency that memory let go of, for a batch of this number with so many operations.
-    fn take_touches(&self, disk: &DiskSide, number: u64, ops: usize) -> Vec<Touch> {
+    fn touches_for(&self, disk: &DiskSide, number: u64, ops: usize) -> Vec<Touch> {
         let mut touches = Vec::new();
         let room = match disk.touched.load(Ordering::Relaxed) {
             0 => return touches,
@@ -400,20 +401,18 @@ impl Core {
         let first = usize::try_from(number).unwrap_or(0) % shards;
         for index in (first..shards).chain(0..first) {
             let room = room.saturating_sub(touches.len());
-            self.memory.lock_nth(index).side.take_touches(number, room, &mut touches);
+            self.memory.lock_nth(index).side.touches_for(number, room, &mut touches);
         }
-        self.forget_touches(touches.len());
         touches
     }
 
     /// Recency of everything in memory that the disk does not have, and of the rest that is noted,
     /// unless a newer operation has the key.
-    fn hand_down_everything(&self, number: u64, touches: &mut Vec<Touch>) {
+    fn all_recency(&self, number: u64) -> Vec<Touch> {
+        let mut touches = Vec::new();
         for index in 0..self.memory.shard_count() {
-            let before = touches.len();
             let mut locked = self.memory.lock_nth(index);
-            locked.side.take_touches(number, usize::MAX, touches);
-            self.forget_touches(touches.len() - before);
+            locked.side.touches_for(number, usize::MAX, &mut touches);
             let changed: Vec<_> = locked
                 .shard
                 .ids()
@@ -428,9 +427,15 @@ impl Core {
                 let stamp = locked.shard.stamp(id);
                 let record = Record::of_key(locked.shard.record(id).key());
                 locked.shard.set_handed(id, Some(stamp));
+                if self.lifetimes.idle != NEVER {
+                    // If it leaves memory before the commit is out, nobody is to take it for idle.
+                    let hash = self.memory.hash(record.key());
+                    self.count_touches(locked.side.touch(hash, record.key(), stamp, stamp));
+                }
                 touches.push(Touch { record, stamp });
             }
         }
+        touches
     }
 
     /// The batch is on disk and readers see it: take its operations out of the pending maps.
@@ -452,6 +457,12 @@ impl Core {
             let settled = self.memory.lock(hash).side.settle(hash, record.key(), batch.number);
             drop(settled);
         }
+        let mut touched = 0;
+        for Touch { record, stamp } in batch.touches {
+            let hash = self.memory.hash(record.key());
+            touched += self.memory.lock(hash).side.touch_settled(hash, record.key(), *stamp);
+        }
+        self.count_touches(touched);
         if self.is_listening() {
             let mut garbage = Garbage::default();
             let causes = [

@@ -19,6 +19,7 @@ use crate::errors::refused;
 use crate::files::{ENTRIES, INDEX, META, Place, ROWS, content, database, flip, name, place};
 use crate::support::{Rng, Watchdog, seed};
 
+const SECOND: Duration = Duration::from_secs(1);
 const ORDER: TableDefinition<'static, &[u8], ()> = TableDefinition::new("order");
 const EXPIRY: TableDefinition<'static, &[u8], ()> = TableDefinition::new("expiry");
 
@@ -552,6 +553,8 @@ struct Fragile {
     files: Mutex<BTreeMap<PathBuf, Arc<Mutex<Vec<u8>>>>>,
     /// What fails, and how often.
     failing: Mutex<Option<(&'static str, u32)>>,
+    /// Who has it keeps all files from being synced.
+    syncing: Mutex<()>,
 }
 
 impl Fragile {
@@ -647,8 +650,55 @@ impl Device for FragileFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        drop(self.volume.syncing.lock().unwrap());
         if self.is_new { self.volume.fail("sync") } else { Ok(()) }
     }
+}
+
+/// Recency that is on its way to the file is neither in memory nor in what readers see of the file.
+#[test]
+fn recency_that_is_being_committed_counts() {
+    let volume = Arc::new(Fragile::default());
+    let clock = ManualClock::new(Timestamp::from_nanos(1_000_000_000_000));
+    let cache = ByteCache::builder()
+        .path("cache.larder")
+        .volume(Arc::new(FragileVolume(Arc::clone(&volume))))
+        .clock(clock.clone())
+        .memory_max_entries(1)
+        .time_to_idle(10 * SECOND)
+        .open()
+        .unwrap();
+    cache.insert(b"used", b"value").unwrap();
+    cache.flush().unwrap();
+    clock.advance(9 * SECOND);
+    assert!(cache.get(b"used").unwrap().is_some());
+    // It leaves memory for this one, whose commit takes its recency along.
+    let syncing = volume.syncing.lock().unwrap();
+    cache.insert(b"other", b"value").unwrap();
+    let flush = || {
+        let cache = cache.clone();
+        let flush = std::thread::spawn(move || cache.flush());
+        std::thread::sleep(Duration::from_millis(200));
+        flush
+    };
+    let first = flush();
+    clock.advance(3 * SECOND);
+    assert!(cache.contains_key(b"used").unwrap());
+    assert!(cache.get(b"used").unwrap().is_some(), "used 3 s ago");
+    drop(syncing);
+    first.join().unwrap().unwrap();
+    // It leaves while a flush takes along what memory knew of it.
+    clock.advance(9 * SECOND);
+    assert!(cache.get(b"used").unwrap().is_some());
+    let syncing = volume.syncing.lock().unwrap();
+    let second = flush();
+    cache.insert(b"another", b"value").unwrap();
+    clock.advance(3 * SECOND);
+    assert!(cache.get(b"used").unwrap().is_some(), "used 3 s ago");
+    drop(syncing);
+    second.join().unwrap().unwrap();
+    clock.advance(9 * SECOND);
+    assert!(cache.contains_key(b"used").unwrap());
 }
 
 #[test]

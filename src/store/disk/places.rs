@@ -5,10 +5,11 @@
 //!
 //! Buckets of a few slots, found by a part of the key's hash. A slot has the rest of the hash, what the index
 //! says of the key, and where the row is: its place or, where redb had to read the page that it is on, for it
-//! or for the row that this thread looked for before, the bytes of the file. Who finds such a slot reads just these bytes, and compares the key and the row's own
-//! checksum; where anything differs, or nothing is known, the way is through redb, which also meets damage and
-//! says so. So slots are lost freely. A commit exchanges the stamps that it changed, and drops the slots of
-//! what it took out or replaced, before its operations leave the pending maps.
+//! or for the row that this thread looked for before, the bytes of the file. Who finds such a slot reads just
+//! these bytes, and compares the key and the row's own checksum; where anything differs, or nothing is known,
+//! the way is through redb, which also meets damage and says so. So slots are lost freely. A commit exchanges
+//! the stamps that it changed, and drops the slots of what it took out or replaced, before its operations
+//! leave the pending maps.
 //!
 //! As long as the whole file fits the page cache no bytes are noted: redb is faster where it has no page to
 //! fetch. Rows that reach out of their page's first block are for redb, too.
@@ -40,7 +41,8 @@ use crate::sync::{BriefMutex, CachePadded, Mutex};
 const PART: usize = 3;
 /// Buckets are made so many at a time, when the first of them is needed.
 const TOGETHER: usize = 32;
-/// A bucket is used for so many bytes of the file: with entries as small there is a slot for each.
+/// A bucket is used for so many bytes of the file, rounded up to a power of two: with entries of a fifth of
+/// that there is a slot for each.
 const BYTES_PER_BUCKET: u64 = 256 * SLOTS as u64;
 const BUCKET_BYTES: usize = size_of::<CachePadded<BriefMutex<Bucket>>>();
 /// More bits are not taken from the hash.
@@ -50,7 +52,8 @@ const BUCKET_BITS: u32 = 24;
 /// ... the others are in the slot, the lowest few of them beside where the row is.
 const TAG_LOW_BITS: u32 = 8;
 const SLOTS: usize = 5;
-/// Writes are counted by block, modulo this.
+/// Writes are counted by block, modulo this: what shares a count with a block that is written is looked for
+/// through redb once more.
 const COUNTS: usize = 1 << 16;
 
 thread_local! {
@@ -88,7 +91,8 @@ impl Spot {
     /// That of a row on a page that begins at a block, for which so many writes were counted before the page
     /// was read.
     fn on_page(block: u64, page: &[u8], range: Range<usize>, writes: u16) -> Option<Self> {
-        let block = u32::try_from(block).ok().filter(|_| range.end <= BLOCK)?;
+        let is_inside = range.end <= BLOCK && range.len() < BLOCK;
+        let block = u32::try_from(block).ok().filter(|_| is_inside)?;
         let (start, len) = (u16::try_from(range.start).ok()?, u16::try_from(range.len()).ok()?);
         let print = print_of(page.get(range)?)?;
         Some(Self { block, start, len, writes, print })
@@ -118,7 +122,7 @@ impl Slot {
     fn new(hash: KeyHash, stamp: u64, lead: Lead) -> Option<Self> {
         let (at, more) = match lead {
             // So nothing is all zero.
-            Lead::Place(place) => (place + 1, 0),
+            Lead::Place(place) => (place.checked_add(1)?, 0),
             Lead::Spot(spot) => (
                 u64::from(spot.block) << 24 | u64::from(spot.start) << 12 | u64::from(spot.len),
                 u64::from(spot.writes) << 16 | u64::from(spot.print),

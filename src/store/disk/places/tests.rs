@@ -181,7 +181,9 @@ fn a_slot_gives_what_it_was_given() {
             }
         }
         assert!(!Slot::default().is_of(hash) && Slot::default().is_free());
-        assert!(Slot::new(hash, 1, Lead::Place((1 << 56) - 1)).is_none());
+        for far in [(1 << 56) - 1, u64::MAX] {
+            assert!(Slot::new(hash, 1, Lead::Place(far)).is_none());
+        }
     }
 }
 
