@@ -73,7 +73,7 @@ impl Core {
             for side in all.sides() {
                 let (pending, touches) = side.clear(seq);
                 gone.push(pending);
-                self.forget_touches(touches);
+                self.count_touches(touches);
             }
             all.forget_below(|_, _, _| false);
             self.counts.shed.add(puts);
@@ -100,8 +100,8 @@ impl Core {
         let mut all = self.memory.lock_all();
         // What is queued will be below when it is committed; a removal has to find it there.
         all.forget_below(|side, hash, key| side.pending(hash, key).is_some());
-        let touches = all.sides().map(Side::lost).sum::<usize>();
-        self.forget_touches(touches);
+        let touches = all.sides().map(Side::lost).sum();
+        self.count_touches(touches);
         drop(all);
         writer.show()
     }

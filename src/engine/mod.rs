@@ -265,11 +265,6 @@ impl Core {
         }
     }
 
-    /// So many touches went.
-    fn forget_touches(&self, count: usize) {
-        self.count_touches(-isize::try_from(count).unwrap_or(isize::MAX));
-    }
-
     /// Asks for a commit, or waits for one, when touches pile up. Call with no lock held.
     #[inline]
     fn relieve_touches(&self) {

@@ -163,24 +163,21 @@ impl Side {
     }
 
     /// Forgets everything up to and with a clear of this number, and hides the disk until it is
-    /// committed. Returns what to drop unlocked, and how many touches went.
+    /// committed. Returns what to drop unlocked, and the change in the number of touches.
     #[must_use]
-    pub(crate) fn clear(&mut self, seq: u64) -> (Vec<Pending>, usize) {
+    pub(crate) fn clear(&mut self, seq: u64) -> (Vec<Pending>, isize) {
         self.cleared = Some(seq);
-        self.settled.change_all();
         let gone = self.ops.extract_if(|p| p.seq < seq).collect();
-        let touches = self.touches.len();
-        self.touches.clear();
-        (gone, touches)
+        (gone, self.lost())
     }
 
-    /// The disk has lost everything, except for what is still to be committed. Returns how many
-    /// touches went.
-    pub(crate) fn lost(&mut self) -> usize {
+    /// The disk has lost everything, except for what is still to be committed. Returns the change in the
+    /// number of touches.
+    pub(crate) fn lost(&mut self) -> isize {
         self.settled.change_all();
         let touches = self.touches.len();
         self.touches.clear();
-        touches
+        -isize::try_from(touches).unwrap_or(isize::MAX)
     }
 
     /// The clear is committed.

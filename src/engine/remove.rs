@@ -287,7 +287,7 @@ impl Core {
         for side in all.sides() {
             let (ops, touches) = side.clear(seq);
             gone.extend(ops);
-            self.forget_touches(touches);
+            self.count_touches(touches);
         }
         drop(all);
         let memory_only = removed.iter().filter(|r| r.handed() == NOT_BELOW).count() as u64;

@@ -460,7 +460,7 @@ pub(super) fn totals(database: &Base) -> Result<Totals, Failure> {
         trace::warn("the totals of the cache file were wrong and are counted anew", &"");
         let batch = stored.map_or(0, |totals| totals.batch);
         let transaction = database.begin_write()?;
-        let mut rows = Rows::open(&transaction, KeyHasher::default())?;
+        let mut rows = Rows::open(&transaction)?;
         let mended = mildly(|| rows.mend())?;
         drop(rows);
         let totals = Totals { batch, ..mended.totals };

@@ -55,7 +55,7 @@ impl Snapshot {
         let transaction = database.begin_read()?;
         let index = transaction.open_table(INDEX)?;
         let rows = transaction.open_table(ROWS)?;
-        let (watch, places) = (database.shared_watch(), database.shared_places());
+        let (watch, places) = (database.shared_watch(), Arc::clone(database.places()));
         Ok(Self { transaction, index, rows, epoch, schema_version, watch, places })
     }
 

@@ -45,7 +45,7 @@ pub(super) struct Rows<'t, 'b> {
 }
 
 /// What a commit changes of what readers may remember of the index.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Told {
     hasher: KeyHasher,
     changes: Vec<(KeyHash, Change)>,
@@ -53,10 +53,6 @@ pub(super) struct Told {
 }
 
 impl Told {
-    fn new(hasher: KeyHasher) -> Self {
-        Self { hasher, changes: Vec::new(), all: false }
-    }
-
     fn add(&mut self, key: &[u8], change: Change) {
         self.changes.push((self.hasher.hash(key), change));
     }
@@ -118,10 +114,7 @@ pub(super) fn deadline_of(
 }
 
 impl<'t, 'b> Rows<'t, 'b> {
-    pub(super) fn open(
-        transaction: &'t WriteTransaction,
-        hasher: KeyHasher,
-    ) -> Result<Self, Failure> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, Failure> {
         let stored = transaction.open_table(ROWS)?;
         let last = mildly(|| stored.last())?.map(|(place, _)| place.value());
         if last.is_some_and(|place| place > NUMBER_MAX) {
@@ -129,8 +122,7 @@ impl<'t, 'b> Rows<'t, 'b> {
         }
         let end = last.map_or(0, |place| place + 1);
         let index = transaction.open_table(INDEX)?;
-        let told = Told::new(hasher);
-        Ok(Self { index, stored, end, new: Vec::new(), changes: None, told })
+        Ok(Self { index, stored, end, new: Vec::new(), changes: None, told: Told::default() })
     }
 
     /// Likewise, and notes what changes if somebody watches.
@@ -139,7 +131,8 @@ impl<'t, 'b> Rows<'t, 'b> {
         hasher: KeyHasher,
         changes: Option<Changes>,
     ) -> Result<Self, Failure> {
-        Ok(Self { changes, ..Self::open(transaction, hasher)? })
+        let told = Told { hasher, ..Told::default() };
+        Ok(Self { changes, told, ..Self::open(transaction)? })
     }
 
     /// Leaves places free, so that none is used twice while somebody may have seen it.

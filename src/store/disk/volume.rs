@@ -231,13 +231,8 @@ impl Base {
         Arc::clone(&self.watch)
     }
 
-    /// Where its rows are, likewise.
-    pub(super) fn shared_places(&self) -> Arc<Places> {
-        Arc::clone(&self.places)
-    }
-
     /// Where its rows are known to be.
-    pub(super) fn places(&self) -> &Places {
+    pub(super) fn places(&self) -> &Arc<Places> {
         &self.places
     }
 
