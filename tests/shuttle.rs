@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use larder::{
-    ByteCache, ErrorKind, ManualClock, Strategy, TierHealth, Timestamp, WhenFull, WritePolicy,
+    ByteCache, DiskStrategy, ErrorKind, ManualClock, Strategy, TierHealth, Timestamp, WhenFull,
+    WritePolicy,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Runner, thread};
@@ -512,6 +513,31 @@ fn the_tiers_keep_their_limits_and_sums() {
         at_once(&cache, vec![writer([1, 2]), writer([3, 4]), writer([5, 6])]);
         cache.flush().unwrap();
         assert_eq!(cache.disk_len(), 3);
+        check_health(&cache);
+    });
+}
+
+#[test]
+fn recency_goes_to_disk_with_the_insert_that_pushed_it_out_of_memory() {
+    check(|| {
+        let folder = folder();
+        let clock = ManualClock::new(Timestamp::from_secs(1_000));
+        let cache = builder(&folder, 1).clock(clock.clone()).write_policy(WritePolicy::Through);
+        let cache = cache.disk_strategy(DiskStrategy::Size).disk_max_entries(1).open().unwrap();
+        let then = || clock.advance(Duration::from_secs(1));
+        cache.insert(b"a", &[1, 1]).unwrap();
+        then();
+        assert!(cache.get(b"a").unwrap().is_some());
+        cache.flush().unwrap();
+        then();
+        assert!(cache.get(b"a").unwrap().is_some());
+        then();
+        // Used twice and three bytes, so it stays, and one with two bytes that was not used leaves. Its use is
+        // known from here on, so it is not counted again with what comes next.
+        cache.insert(b"b", &[2]).unwrap();
+        then();
+        cache.insert(b"c", &[3]).unwrap();
+        assert_eq!(cache.keys().map(Result::unwrap).collect::<Vec<_>>(), [b"c"]);
         check_health(&cache);
     });
 }

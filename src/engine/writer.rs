@@ -388,11 +388,11 @@ impl Core {
         disk.commit_limits().exceeded(entries, bytes)
     }
 
-    /// Recency that memory let go of, for a batch of this number with so many operations.
+    /// Recency that memory let go of, for a batch of this number with so many operations. Whoever let go
+    /// of it may not have counted it yet, so the shards are asked whatever the count says.
     fn touches_for(&self, disk: &DiskSide, number: u64, ops: usize) -> Vec<Touch> {
         let mut touches = Vec::new();
         let room = match disk.touched.load(Ordering::Relaxed) {
-            0 => return touches,
             many if many > TOUCHES_WANT_COMMIT => TOUCHES_PER_BATCH_MAX,
             _ => ops.clamp(TOUCHES_PER_BATCH_MIN, TOUCHES_PER_BATCH_MAX),
         };
