@@ -116,9 +116,8 @@ impl Core {
                     garbage.note(all.remove(hash, id), Tier::Memory, RemovalCause::Replaced);
                 }
                 if self.disk.is_none() {
-                    // It did fit when it was checked: it is in and out at once.
-                    all.side(hash).counts.memory_evictions += 1;
-                    garbage.records.push((record, moment.stamp, Tier::Memory, RemovalCause::Size));
+                    // It did fit when it was checked.
+                    Self::passed(all.side(hash), record, moment.stamp, garbage);
                 }
             }
         }
@@ -145,7 +144,9 @@ impl Core {
         let in_memory = all.shard(hash).find(hash, record.key()).is_some();
         let side = all.side(hash);
         self.count_touches(side.forget_touch(hash, record.key()));
-        let old = side.note(hash, seq, What::Put(record.clone()));
+        let known = in_memory || !matches!(side.below(hash, record.key()), Below::Unknown { .. });
+        let is_told = known || !self.is_listening();
+        let old = side.note(hash, seq, What::Put(record.clone()), is_told);
         match old {
             Some(What::Put(old)) if !in_memory => {
                 let stamp = old.stamp();

@@ -304,12 +304,18 @@ impl Core {
         garbage.touches += side.let_go(removed, |key| self.memory.hash(key));
     }
 
-    /// Counts what left memory by a limit, and keeps its recency.
+    /// Counts and notes what left memory by a limit, and keeps its recency.
     #[inline]
     fn evicted(&self, side: &mut Side, removed: Removed, garbage: &mut Garbage) {
         side.counts.memory_evictions += 1;
         self.let_go(side, &removed, garbage);
         garbage.note(removed, Tier::Memory, RemovalCause::Size);
+    }
+
+    /// Counts and notes what came to memory and left at once, being older than all that is there or too large by now.
+    fn passed(side: &mut Side, record: Record, stamp: u64, garbage: &mut Garbage) {
+        side.counts.memory_evictions += 1;
+        garbage.records.push((record, stamp, Tier::Memory, RemovalCause::Size));
     }
 
     /// Evicts the oldest entry of memory where there is no room, unless the newcomer is older; `false`

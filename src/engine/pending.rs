@@ -9,7 +9,9 @@
 //!   one does, its key's count in `settled` changes.
 //! - **P3** `ops` never goes back: an operation is replaced only by one with a larger number.
 //! - **P4** the order row that the disk has for a key is not newer than the key's recency in memory
-//!   or in `touches`, once the urgent ones of these have been applied.
+//!   or in `touches`, once the urgent ones of these have been applied. What a commit under way hands down
+//!   counts as what the disk has for whoever asks if recency went back, and as the key's recency for
+//!   whoever sees the snapshot before.
 //!
 //! P2 is what makes promotion safe: a reader notes that count before it reads the disk, and what it
 //! read is still the newest if, when it comes back, the count is unchanged and the key is neither in
@@ -29,9 +31,12 @@ use crate::store::Touch;
 pub(crate) struct Side {
     /// Newest uncommitted operation by key (P1).
     ops: HashTable<Pending>,
-    /// Recency that differs from what the disk has, of entries that memory does not hold; and of
-    /// those that it holds, if their recency went back, or a commit takes it along.
+    /// Recency that differs from what the snapshot has that readers use, of entries that memory does not
+    /// hold; and of those that it holds, if their recency went back, or a commit hands it down.
     touches: HashTable<Touched>,
+    /// While a commit is under way that hands down the recency of all that memory holds: the newest stamp
+    /// when it began.
+    flushing: Option<u64>,
     /// The number of a clear that is not committed yet: until then nothing on disk counts.
     pub(crate) cleared: Option<u64>,
     settled: Settled,
@@ -71,6 +76,17 @@ pub(crate) struct Pending {
     hash: u64,
     pub(crate) seq: u64,
     pub(crate) what: What,
+    /// The newest operation that tells the listener only when it is committed what the disk had of the key,
+    /// or 0.
+    tells: u64,
+}
+
+impl Pending {
+    /// Whether the listener has heard of what the disk has of the key once the operations up to `number` are
+    /// committed.
+    pub(crate) fn has_told(&self, number: u64) -> bool {
+        self.tells <= number
+    }
 }
 
 /// What an operation makes of its key.
@@ -95,12 +111,26 @@ impl What {
 struct Touched {
     hash: u64,
     stamp: u64,
+    /// What a commit under way hands down.
+    down: Option<u64>,
     key: SmallVec<[u8; 32]>,
     /// It went back below what the disk has: to be applied with the next commit (P4).
     urgent: bool,
 }
 
 impl Touched {
+    /// 1 if it waits for a commit, so counts as a touch, else 0.
+    fn waits(&self) -> isize {
+        isize::from(self.down != Some(self.stamp))
+    }
+
+    /// Returns how much more it counts.
+    fn set_down(&mut self, down: Option<u64>) -> isize {
+        let waited = self.waits();
+        self.down = down;
+        self.waits() - waited
+    }
+
     fn is_of(&self, hash: KeyHash, key: &[u8]) -> bool {
         self.hash == hash.0 && self.key.as_slice() == key
     }
@@ -138,8 +168,16 @@ impl Side {
     }
 
     /// Notes an operation (P1, P3). Returns the record it takes the place of, to drop unlocked.
+    ///
+    /// `is_told`: whether the listener has heard of what the disk has of the key, or nobody listens.
     #[must_use]
-    pub(crate) fn note(&mut self, hash: KeyHash, seq: u64, what: What) -> Option<What> {
+    pub(crate) fn note(
+        &mut self,
+        hash: KeyHash,
+        seq: u64,
+        what: What,
+        is_told: bool,
+    ) -> Option<What> {
         let key = what.record().key();
         let same = |p: &Pending| p.hash == hash.0 && p.what.record().key() == key;
         if let Some(pending) = self.ops.find_mut(hash.0, same) {
@@ -147,9 +185,13 @@ impl Side {
                 return Some(what);
             }
             pending.seq = seq;
+            if !is_told {
+                pending.tells = seq;
+            }
             return Some(std::mem::replace(&mut pending.what, what));
         }
-        self.ops.insert_unique(hash.0, Pending { hash: hash.0, seq, what }, |p| p.hash);
+        let tells = if is_told { 0 } else { seq };
+        self.ops.insert_unique(hash.0, Pending { hash: hash.0, seq, what, tells }, |p| p.hash);
         None
     }
 
@@ -175,9 +217,9 @@ impl Side {
     /// number of touches.
     pub(crate) fn lost(&mut self) -> isize {
         self.settled.change_all();
-        let touches = self.touches.len();
+        let waited = self.touches.iter().map(Touched::waits).sum::<isize>();
         self.touches.clear();
-        -isize::try_from(touches).unwrap_or(isize::MAX)
+        -waited
     }
 
     /// The clear is committed.
@@ -198,79 +240,142 @@ impl Side {
         self.touches.find(hash.0, |t| t.is_of(hash, key)).map(|t| t.stamp)
     }
 
-    /// Memory lets go of an entry: its recency goes here if the disk does not have it. Returns how
-    /// many touches there are more.
+    /// Memory lets go of an entry: its recency goes here if the disk does not have it, or readers do not see
+    /// that yet. Returns how many touches there are more.
     #[inline]
     pub(crate) fn let_go(
         &mut self,
         removed: &Removed,
         hash: impl FnOnce(&[u8]) -> KeyHash,
     ) -> isize {
-        let stamp = removed.recency();
-        match removed.handed().filter(|handed| *handed != stamp) {
-            Some(handed) => {
-                let key = removed.key();
-                self.touch(hash(key), key, stamp, handed)
+        let (key, stamp) = (removed.key(), removed.recency());
+        match removed.handed() {
+            Some(handed) if handed != stamp => self.touch(hash(key), key, stamp, handed),
+            Some(_) if self.flushing.is_some_and(|newest| stamp <= newest) => {
+                // What is noted is at least as new: it went back, or was asked for, since.
+                let hash = hash(key);
+                if self.touched(hash, key).is_none() { self.hand_down(hash, key, stamp) } else { 0 }
             }
-            None => 0,
+            Some(_) | None => 0,
         }
+    }
+
+    fn touch_of(&mut self, hash: KeyHash, key: &[u8]) -> Option<&mut Touched> {
+        self.touches.find_mut(hash.0, |t| t.is_of(hash, key))
     }
 
     /// Sets the recency of a key of which the disk has `below`. Returns how many touches there are
     /// more.
     pub(crate) fn touch(&mut self, hash: KeyHash, key: &[u8], stamp: u64, below: u64) -> isize {
-        let urgent = stamp < below;
-        if let Some(touched) = self.touches.find_mut(hash.0, |t| t.is_of(hash, key)) {
+        if let Some(touched) = self.touch_of(hash, key) {
+            let waited = touched.waits();
             touched.stamp = stamp;
-            touched.urgent |= urgent;
-            return 0;
+            touched.urgent |= stamp < touched.down.unwrap_or(below);
+            return touched.waits() - waited;
         }
-        let touched = Touched { hash: hash.0, stamp, key: SmallVec::from_slice(key), urgent };
-        self.touches.insert_unique(hash.0, touched, |t| t.hash);
-        1
+        self.add_touch(hash, key, stamp, None, stamp < below)
     }
 
-    /// Takes a touch away, since memory or a newer record owns the recency. Returns the change in
-    /// the number of touches.
-    pub(crate) fn forget_touch(&mut self, hash: KeyHash, key: &[u8]) -> isize {
-        self.forget_touch_if(hash, key, |_| true)
+    /// Notes that a commit under way makes this what the disk has of a key. Returns how many touches there
+    /// are more.
+    pub(crate) fn hand_down(&mut self, hash: KeyHash, key: &[u8], stamp: u64) -> isize {
+        let Some(touched) = self.touch_of(hash, key) else {
+            return self.add_touch(hash, key, stamp, Some(stamp), false);
+        };
+        let waited = touched.waits();
+        (touched.stamp, touched.down, touched.urgent) = (stamp, Some(stamp), false);
+        -waited
     }
 
-    fn forget_touch_if(
+    fn add_touch(
         &mut self,
         hash: KeyHash,
         key: &[u8],
-        is_meant: impl Fn(u64) -> bool,
+        stamp: u64,
+        down: Option<u64>,
+        urgent: bool,
     ) -> isize {
-        match self.touches.find_entry(hash.0, |t| t.is_of(hash, key) && is_meant(t.stamp)) {
-            Ok(entry) => {
-                drop(entry.remove());
-                -1
-            }
+        let touched = Touched { hash: hash.0, stamp, down, key: SmallVec::from_slice(key), urgent };
+        let waits = touched.waits();
+        self.touches.insert_unique(hash.0, touched, |t| t.hash);
+        waits
+    }
+
+    /// Memory has the recency of a key from now on. Returns the change in the number of touches, and what a
+    /// commit under way makes the disk have.
+    pub(crate) fn take_over_touch(&mut self, hash: KeyHash, key: &[u8]) -> (isize, Option<u64>) {
+        let Some(touched) = self.touch_of(hash, key) else { return (0, None) };
+        let Some(down) = touched.down else { return (self.forget_touch(hash, key), None) };
+        let waited = touched.waits();
+        (touched.stamp, touched.urgent) = (down, false);
+        (-waited, Some(down))
+    }
+
+    /// Takes a touch away, since the entry is gone or a newer record has the recency. Returns the change in
+    /// the number of touches.
+    pub(crate) fn forget_touch(&mut self, hash: KeyHash, key: &[u8]) -> isize {
+        match self.touches.find_entry(hash.0, |t| t.is_of(hash, key)) {
+            Ok(entry) => -entry.remove().0.waits(),
             Err(_) => 0,
         }
     }
 
     /// Touches for a commit of the operations up to `number`: all urgent ones, and others as far as `room`
     /// goes. Those of keys with a newer operation are not for it. They stay until it is out: whoever reads
-    /// below meanwhile has the snapshot before.
-    pub(crate) fn touches_for(&self, number: u64, room: usize, into: &mut Vec<Touch>) {
+    /// below meanwhile has the snapshot before. Returns the change in the number of touches.
+    pub(crate) fn touches_for(&mut self, number: u64, room: usize, into: &mut Vec<Touch>) -> isize {
+        let ops = &self.ops;
         let due = |t: &Touched| {
             let same = |p: &Pending| p.hash == t.hash && p.what.record().key() == t.key.as_slice();
-            self.ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
+            ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
         };
-        let mut left = room;
-        for t in &self.touches {
-            if (t.urgent || left > 0) && due(t) {
+        let (mut left, mut change) = (room, 0);
+        for t in &mut self.touches {
+            if (t.urgent || left > 0) && t.waits() > 0 && due(t) {
                 left = left.saturating_sub(1);
+                change -= 1;
+                (t.down, t.urgent) = (Some(t.stamp), false);
                 into.push(Touch { record: Record::of_key(&t.key), stamp: t.stamp });
             }
         }
+        change
     }
 
-    /// Takes a touch away that the disk has now, if there is none that is newer. Returns the change in the number
-    /// of touches.
+    /// A commit hands down the recency of all that memory holds here; no stamp is newer than that.
+    pub(crate) fn begin_flush(&mut self, newest: u64) {
+        self.flushing = Some(newest);
+    }
+
+    /// That commit is out, and so is all that was handed down.
+    pub(crate) fn end_flush(&mut self) {
+        if self.flushing.take().is_some() {
+            self.settled.change_all();
+            self.touches.retain(|t| {
+                let waits = t.waits() > 0;
+                t.down = None;
+                waits
+            });
+            // There may have been as many as memory had entries.
+            self.touches.shrink_to(2 * self.touches.len(), |t| t.hash);
+        }
+    }
+
+    /// A commit that handed this down is out. Returns the change in the number of touches.
     pub(crate) fn touch_settled(&mut self, hash: KeyHash, key: &[u8], stamp: u64) -> isize {
-        self.forget_touch_if(hash, key, |noted| noted == stamp)
+        // What a reader saw before may be older than what the disk has now.
+        self.settled.change(hash);
+        match self.touch_of(hash, key) {
+            Some(touched) if touched.stamp == stamp => self.forget_touch(hash, key),
+            Some(touched) => touched.set_down(None),
+            None => 0,
+        }
+    }
+
+    /// It came to nothing. Returns the change in the number of touches.
+    pub(crate) fn touch_stays(&mut self, hash: KeyHash, key: &[u8], stamp: u64) -> isize {
+        match self.touch_of(hash, key) {
+            Some(touched) if touched.down == Some(stamp) => touched.set_down(None),
+            Some(_) | None => 0,
+        }
     }
 }

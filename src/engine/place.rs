@@ -187,13 +187,7 @@ impl Core {
                         }
                     }
                     if is_victim {
-                        locked.side.counts.memory_evictions += 1;
-                        garbage.records.push((
-                            record,
-                            moment.stamp,
-                            Tier::Memory,
-                            RemovalCause::Size,
-                        ));
+                        Self::passed(&mut locked.side, record, moment.stamp, garbage);
                     }
                 }
             }
@@ -263,20 +257,20 @@ impl Core {
     ) -> (Option<u64>, Option<u64>) {
         let Some(disk) = &self.disk else { return (NOT_BELOW, None) };
         self.count_touches(locked.side.forget_touch(hash, record.key()));
-        let (seq, what, handed) = match ticket {
+        let (seq, what, is_told, handed) = match ticket {
             Ticket::NoDisk => return (NOT_BELOW, None),
             Ticket::Room(room) => {
                 let seq = disk.queue.push(room, Change::Put(record.clone()), reported);
-                (seq, What::Put(record.clone()), Some(record.stamp()))
+                (seq, What::Put(record.clone()), reported, Some(record.stamp()))
             }
             Ticket::Shed(room) => {
                 self.counts.shed.add(1);
                 let key = Record::of_key(record.key());
                 let seq = disk.queue.push(room, Change::Remove(key.clone()), true);
-                (seq, What::Gone(key), NOT_BELOW)
+                (seq, What::Gone(key), true, NOT_BELOW)
             }
         };
-        let old = locked.side.note(hash, seq, what);
+        let old = locked.side.note(hash, seq, what, is_told);
         garbage.silent.extend(old.map(|what| what.record().clone()));
         (handed, Some(seq))
     }

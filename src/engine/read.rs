@@ -348,7 +348,7 @@ impl Core {
         if Self::is_unchanged(&locked, hash, key, token) {
             if let Change::Remove(record) = &removal {
                 let seq = disk.queue.push_forced(removal.clone());
-                let _ = locked.side.note(hash, seq, What::Gone(record.clone()));
+                let _ = locked.side.note(hash, seq, What::Gone(record.clone()), true);
             } else {
                 disk.queue.push_forced(removal);
             }
@@ -409,8 +409,10 @@ impl Core {
             let newcomer = Newcomer::new(&seen.record, hash, moment.stamp, deadline, None);
             if self.reserve(&mut locked, &newcomer, garbage) {
                 locked.side.counts.promotions += 1;
-                garbage.touches += locked.side.forget_touch(hash, key);
-                let placement = self.placement(&seen.record, moment, Some(seen.handed));
+                let (touches, down) = locked.side.take_over_touch(hash, key);
+                garbage.touches += touches;
+                let handed = down.unwrap_or(seen.handed);
+                let placement = self.placement(&seen.record, moment, Some(handed));
                 let id = locked.insert(hash, seen.record.clone(), placement);
                 self.accessed(&mut locked, id, moment.stamp);
                 return Kept::InMemory;
@@ -435,11 +437,8 @@ impl Core {
             return Kept::Doubtful;
         }
         locked.side.counts.promotions += 1;
-        locked.side.counts.memory_evictions += 1;
         garbage.touches += locked.side.touch(hash, seen.record.key(), moment.stamp, seen.handed);
-        drop(locked);
-        let record = seen.record.clone();
-        garbage.records.push((record, moment.stamp, Tier::Memory, RemovalCause::Size));
+        Self::passed(&mut locked.side, seen.record.clone(), moment.stamp, garbage);
         Kept::InMemory
     }
 
@@ -495,7 +494,7 @@ impl Core {
     fn note_gone(&self, disk: &DiskSide, locked: &mut Locked<'_, Side>, hash: KeyHash, key: &[u8]) {
         let record = Record::of_key(key);
         let seq = disk.queue.push_forced(Change::Remove(record.clone()));
-        drop(locked.side.note(hash, seq, What::Gone(record)));
+        drop(locked.side.note(hash, seq, What::Gone(record), true));
         self.count_touches(locked.side.forget_touch(hash, key));
     }
 

@@ -150,7 +150,7 @@ impl Core {
     ) -> u64 {
         self.count_touches(locked.side.forget_touch(hash, name.key()));
         let seq = disk.queue.push(room, Change::Remove(name.clone()), true);
-        drop(locked.side.note(hash, seq, What::Gone(name.clone())));
+        drop(locked.side.note(hash, seq, What::Gone(name.clone()), true));
         seq
     }
 
@@ -229,7 +229,7 @@ impl Core {
             if self.disk.is_some() {
                 let side = all.side(hash);
                 self.count_touches(side.forget_touch(hash, name.key()));
-                drop(seq.map(|seq| side.note(hash, seq, What::Gone(name))));
+                drop(seq.map(|seq| side.note(hash, seq, What::Gone(name), true)));
             }
         }
         drop(all);

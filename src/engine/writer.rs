@@ -16,6 +16,7 @@
 //! entries make room first, if there is room for that. A file that is damaged so that a batch
 //! fails twice, or that it cannot be opened, is replaced by a new one, by policy.
 
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +106,8 @@ impl Core {
             }
         }
         let ops = work.ops.as_slice();
-        let touches = if work.flush.is_some() || work.close {
+        let is_flush = work.flush.is_some() || work.close;
+        let touches = if is_flush {
             self.all_recency(work.number)
         } else {
             self.touches_for(disk, work.number, ops.len())
@@ -120,8 +122,10 @@ impl Core {
             if !self.commit_all(disk, writer, work, ops, &touches, sweep, &mut cleared) {
                 return false;
             }
+            self.end_flush(is_flush);
             disk.queue.done(work, &cleared);
         } else {
+            self.end_flush(is_flush);
             disk.queue.done(work, &[]);
         }
         disk.queue.answered(work);
@@ -214,7 +218,7 @@ impl Core {
                 }
                 Err(failure) => failure,
             };
-            hidden.extend(seen.evicted.iter().chain(&seen.expired).cloned());
+            self.came_to_nothing(&seen, &mut hidden);
             if failure.damaged && is_healthy && heals < HEALS_MAX && writer.hurts() {
                 heals += 1;
                 continue;
@@ -285,10 +289,23 @@ impl Core {
             garbage: Garbage::default(),
             outcome: Outcome::default(),
         };
-        let committed = writer.commit(batch, &mut asker);
-        let seen = asker.outcome;
+        let mut committed = writer.commit(batch, &mut asker);
+        let mut seen = asker.outcome;
         self.dispose(asker.garbage);
+        if let Ok(outcome) = &mut committed {
+            outcome.asked = mem::take(&mut seen.asked);
+        }
         (committed, seen)
+    }
+
+    /// What an attempt handed down waits for another one. Adds to `hidden` what it let leave memory.
+    fn came_to_nothing(&self, seen: &Outcome, hidden: &mut Vec<Record>) {
+        hidden.extend(seen.evicted.iter().chain(&seen.expired).cloned());
+        for Touch { record, stamp } in &seen.asked {
+            let hash = self.memory.hash(record.key());
+            let stays = self.memory.lock(hash).side.touch_stays(hash, record.key(), *stamp);
+            self.count_touches(stays);
+        }
     }
 
     /// Bytes that a batch puts.
@@ -326,7 +343,7 @@ impl Core {
                     step = step.saturating_mul(2);
                 }
                 Err(failure) => {
-                    hidden.extend(seen.evicted.into_iter().chain(seen.expired));
+                    self.came_to_nothing(&seen, hidden);
                     let smaller = failure.is_full() && step > ROOM_STEP;
                     if !self.recover(disk, writer, failure, Pause::No, &mut { PAUSE_MIN }).1 {
                         return false;
@@ -401,7 +418,8 @@ impl Core {
         let first = usize::try_from(number).unwrap_or(0) % shards;
         for index in (first..shards).chain(0..first) {
             let room = room.saturating_sub(touches.len());
-            self.memory.lock_nth(index).side.touches_for(number, room, &mut touches);
+            let taken = self.memory.lock_nth(index).side.touches_for(number, room, &mut touches);
+            self.count_touches(taken);
         }
         touches
     }
@@ -412,7 +430,8 @@ impl Core {
         let mut touches = Vec::new();
         for index in 0..self.memory.shard_count() {
             let mut locked = self.memory.lock_nth(index);
-            locked.side.touches_for(number, usize::MAX, &mut touches);
+            self.count_touches(locked.side.touches_for(number, usize::MAX, &mut touches));
+            locked.side.begin_flush(self.clock.newest());
             let changed: Vec<_> = locked
                 .shard
                 .ids()
@@ -427,15 +446,16 @@ impl Core {
                 let stamp = locked.shard.stamp(id);
                 let record = Record::of_key(locked.shard.record(id).key());
                 locked.shard.set_handed(id, Some(stamp));
-                if self.lifetimes.idle != NEVER {
-                    // If it leaves memory before the commit is out, nobody is to take it for idle.
-                    let hash = self.memory.hash(record.key());
-                    self.count_touches(locked.side.touch(hash, record.key(), stamp, stamp));
-                }
                 touches.push(Touch { record, stamp });
             }
         }
         touches
+    }
+
+    fn end_flush(&self, is_flush: bool) {
+        for index in (0..self.memory.shard_count()).filter(|_| is_flush) {
+            self.memory.lock_nth(index).side.end_flush();
+        }
     }
 
     /// The batch is on disk and readers see it: take its operations out of the pending maps.
@@ -451,14 +471,23 @@ impl Core {
                 self.memory.lock_nth(index).side.clear_settled(batch.number);
             }
         }
-        let put = batch.ops.iter().filter_map(|op| op.change.record());
-        for record in put.chain(&outcome.evicted).chain(&outcome.expired) {
+        for record in batch.ops.iter().filter_map(|op| op.change.record()) {
             let hash = self.memory.hash(record.key());
             let settled = self.memory.lock(hash).side.settle(hash, record.key(), batch.number);
             drop(settled);
         }
         let mut touched = 0;
-        for Touch { record, stamp } in batch.touches {
+        for record in outcome.evicted.iter().chain(&outcome.expired) {
+            let hash = self.memory.hash(record.key());
+            let mut locked = self.memory.lock(hash);
+            if !locked.side.is_superseded(hash, record.key(), batch.number) {
+                touched += locked.side.forget_touch(hash, record.key());
+            }
+            let settled = locked.side.settle(hash, record.key(), batch.number);
+            drop(locked);
+            drop(settled);
+        }
+        for Touch { record, stamp } in outcome.asked.iter().chain(batch.touches) {
             let hash = self.memory.hash(record.key());
             touched += self.memory.lock(hash).side.touch_settled(hash, record.key(), *stamp);
         }
@@ -494,8 +523,9 @@ impl Above for Asker<'_> {
         let hash: KeyHash = core.memory.hash(key);
         let mut locked = core.memory.lock(hash);
         // Evicting by what comes after this batch would leave, after a crash, what no prefix had.
-        if locked.side.pending(hash, key).is_some_and(|p| p.seq > self.number) {
-            return Verdict::Superseded;
+        if let Some(newer) = locked.side.pending(hash, key).filter(|p| p.seq > self.number) {
+            let is_told = newer.has_told(self.number);
+            return if is_told { Verdict::Told } else { Verdict::Superseded };
         }
         if locked.side.cleared.is_some_and(|clear| clear > self.number) {
             return Verdict::Superseded;
@@ -509,10 +539,13 @@ impl Above for Asker<'_> {
             if let Some(id) = held {
                 locked.shard.set_handed(id, Some(accessed));
             }
-            core.count_touches(locked.side.forget_touch(hash, key));
+            // It stays noted, or whoever reads the snapshot before took the entry for idle, and another
+            // attempt for unused.
+            core.count_touches(locked.side.hand_down(hash, key, accessed));
+            drop(locked);
+            self.outcome.asked.push(Touch { record: Record::of_key(key), stamp: accessed });
             return Verdict::Accessed(accessed);
         }
-        core.count_touches(locked.side.forget_touch(hash, key));
         if let Some(id) = held {
             let removed = locked.remove(id);
             if matches!(why, Why::Expired | Why::Idle) {
@@ -521,7 +554,7 @@ impl Above for Asker<'_> {
             self.garbage.silent.push(removed.into_record());
         }
         let name = Record::of_key(key);
-        drop(locked.side.note(hash, self.number, What::Gone(name.clone())));
+        drop(locked.side.note(hash, self.number, What::Gone(name.clone()), false));
         drop(locked);
         match why {
             Why::Size | Why::Turn => self.outcome.evicted.push(name),

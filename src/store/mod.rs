@@ -99,6 +99,8 @@ pub(crate) enum Verdict {
     Accessed(u64),
     /// A newer operation on the key is under way; leave the row to that.
     Superseded,
+    /// Likewise, and whoever is to hear of what the row has has heard.
+    Told,
 }
 
 /// The tiers above, who own the recency of what they hold.
@@ -123,6 +125,8 @@ pub(crate) struct Outcome {
     /// In the order in which they left.
     pub(crate) evicted: Vec<Record>,
     pub(crate) expired: Vec<Record>,
+    /// Recency that the tiers above told when they were asked.
+    pub(crate) asked: Vec<Touch>,
     /// Old values of keys that were put, if they were not reported before.
     pub(crate) replaced: Vec<Record>,
     /// How many entries each `Clear` found, in order.

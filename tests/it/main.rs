@@ -12,6 +12,7 @@ mod files;
 mod golden;
 mod history;
 mod model;
+mod recency;
 mod regressions;
 mod replay;
 #[cfg(feature = "simulate")]

@@ -73,11 +73,11 @@ impl Work<'_, '_> {
                 self.move_in_order(*stamp, other, key)?;
                 self.refile_if_used(key, *charge, other)?;
             }
-            Verdict::Leave | Verdict::Superseded => {
+            verdict @ (Verdict::Leave | Verdict::Superseded | Verdict::Told) => {
                 if let Some(ranks) = &mut self.ranks {
                     ranks.leaves(*rank);
                 }
-                self.leave_by_limit(*stamp, key)?;
+                self.leave_by_limit(*stamp, key, verdict)?;
             }
         }
         Ok(())
@@ -108,14 +108,16 @@ impl Work<'_, '_> {
         };
         match above.ask(&key, stamp, Why::Size) {
             Verdict::Accessed(other) => self.move_in_order(stamp, other, &key),
-            Verdict::Leave | Verdict::Superseded => self.leave_by_limit(stamp, &key),
+            verdict @ (Verdict::Leave | Verdict::Superseded | Verdict::Told) => {
+                self.leave_by_limit(stamp, &key, verdict)
+            }
         }
     }
 
-    fn leave_by_limit(&mut self, stamp: u64, key: &[u8]) -> Result<(), Failure> {
+    fn leave_by_limit(&mut self, stamp: u64, key: &[u8], verdict: Verdict) -> Result<(), Failure> {
         self.drop_order(stamp, key)?;
         let record = self.remove(key)?;
-        self.outcome.evicted.extend(record);
+        self.outcome.evicted.extend(record.filter(|_| verdict != Verdict::Told));
         Ok(())
     }
 
@@ -138,7 +140,7 @@ impl Work<'_, '_> {
                 }
                 Verdict::Accessed(other) => self.move_in_order(stamp, other, &key)?,
                 // A newer operation has the key; everything behind it can wait for the next time.
-                Verdict::Superseded => return Ok(()),
+                Verdict::Superseded | Verdict::Told => return Ok(()),
             }
         }
         self.outcome.more_expired = true;
