@@ -34,6 +34,10 @@ pub(crate) struct Side {
     /// Recency that differs from what the snapshot has that readers use, of entries that memory does not
     /// hold; and of those that it holds, if their recency went back, or a commit hands it down.
     touches: HashTable<Touched>,
+    /// Whether one of them may be urgent.
+    is_urgent: bool,
+    /// The newest recency that commits have handed down.
+    newest_down: u64,
     /// While a commit is under way that hands down the recency of all that memory holds: the newest stamp
     /// when it began.
     flushing: Option<u64>,
@@ -260,6 +264,12 @@ impl Side {
         }
     }
 
+    /// What the disk has at most of a key of which a reader saw that it had `seen`, for whoever accesses it at
+    /// `stamp`: a commit that came out since may have handed a newer one down.
+    pub(crate) fn below_at_most(&self, seen: u64, stamp: u64) -> u64 {
+        if stamp < self.newest_down { seen.max(self.newest_down) } else { seen }
+    }
+
     fn touch_of(&mut self, hash: KeyHash, key: &[u8]) -> Option<&mut Touched> {
         self.touches.find_mut(hash.0, |t| t.is_of(hash, key))
     }
@@ -271,7 +281,9 @@ impl Side {
             let waited = touched.waits();
             touched.stamp = stamp;
             touched.urgent |= stamp < touched.down.unwrap_or(below);
-            return touched.waits() - waited;
+            let (more, urgent) = (touched.waits() - waited, touched.urgent);
+            self.is_urgent |= urgent;
+            return more;
         }
         self.add_touch(hash, key, stamp, None, stamp < below)
     }
@@ -297,6 +309,7 @@ impl Side {
     ) -> isize {
         let touched = Touched { hash: hash.0, stamp, down, key: SmallVec::from_slice(key), urgent };
         let waits = touched.waits();
+        self.is_urgent |= urgent;
         self.touches.insert_unique(hash.0, touched, |t| t.hash);
         waits
     }
@@ -330,14 +343,21 @@ impl Side {
             ops.find(t.hash, same).is_none_or(|p| p.seq <= number)
         };
         let (mut left, mut change) = (room, 0);
+        let mut is_urgent = false;
         for t in &mut self.touches {
+            // All of them would be looked at under the lock, for few that are taken.
+            if left == 0 && !self.is_urgent {
+                break;
+            }
             if (t.urgent || left > 0) && t.waits() > 0 && due(t) {
                 left = left.saturating_sub(1);
                 change -= 1;
                 (t.down, t.urgent) = (Some(t.stamp), false);
                 into.push(Touch { record: Record::of_key(&t.key), stamp: t.stamp });
             }
+            is_urgent |= t.urgent;
         }
+        self.is_urgent = is_urgent;
         change
     }
 
@@ -349,7 +369,6 @@ impl Side {
     /// That commit is out, and so is all that was handed down.
     pub(crate) fn end_flush(&mut self) {
         if self.flushing.take().is_some() {
-            self.settled.change_all();
             self.touches.retain(|t| {
                 let waits = t.waits() > 0;
                 t.down = None;
@@ -362,8 +381,7 @@ impl Side {
 
     /// A commit that handed this down is out. Returns the change in the number of touches.
     pub(crate) fn touch_settled(&mut self, hash: KeyHash, key: &[u8], stamp: u64) -> isize {
-        // What a reader saw before may be older than what the disk has now.
-        self.settled.change(hash);
+        self.newest_down = self.newest_down.max(stamp);
         match self.touch_of(hash, key) {
             Some(touched) if touched.stamp == stamp => self.forget_touch(hash, key),
             Some(touched) => touched.set_down(None),

@@ -401,8 +401,9 @@ impl Core {
                 }
                 return Kept::Doubtful;
             }
+            let handed = locked.side.below_at_most(seen.handed, moment.stamp);
             if !fits {
-                garbage.touches += locked.side.touch(hash, key, moment.stamp, seen.handed);
+                garbage.touches += locked.side.touch(hash, key, moment.stamp, handed);
                 return Kept::Below;
             }
             let deadline = self.memory_deadline(seen.record.deadline(), moment.wall);
@@ -411,8 +412,7 @@ impl Core {
                 locked.side.counts.promotions += 1;
                 let (touches, down) = locked.side.take_over_touch(hash, key);
                 garbage.touches += touches;
-                let handed = down.unwrap_or(seen.handed);
-                let placement = self.placement(&seen.record, moment, Some(handed));
+                let placement = self.placement(&seen.record, moment, Some(down.unwrap_or(handed)));
                 let id = locked.insert(hash, seen.record.clone(), placement);
                 self.accessed(&mut locked, id, moment.stamp);
                 return Kept::InMemory;
@@ -437,7 +437,8 @@ impl Core {
             return Kept::Doubtful;
         }
         locked.side.counts.promotions += 1;
-        garbage.touches += locked.side.touch(hash, seen.record.key(), moment.stamp, seen.handed);
+        let handed = locked.side.below_at_most(seen.handed, moment.stamp);
+        garbage.touches += locked.side.touch(hash, seen.record.key(), moment.stamp, handed);
         Self::passed(&mut locked.side, seen.record.clone(), moment.stamp, garbage);
         Kept::InMemory
     }
