@@ -94,10 +94,7 @@ impl Core {
         let (mut seqs, count) = (None, records.len() as u64);
         if let (Some(disk), Some(room)) = (&self.disk, room) {
             let puts = records.iter().zip(&hashes).map(|(record, hash)| {
-                let key = record.key();
-                let known = all.shard(*hash).find(*hash, key).is_some()
-                    || !matches!(all.side(*hash).below(*hash, key), Below::Unknown { .. });
-                (Change::Put(record.clone()), known)
+                (Change::Put(record.clone()), self.is_told(&mut all, *hash, record.key()))
             });
             seqs = Some(disk.queue.push_all(room, puts.collect()));
         }
@@ -131,6 +128,14 @@ impl Core {
         Ok(seqs.map(|first| first + count - 1))
     }
 
+    /// Whether the listener hears here of the value that a put replaces, or nobody listens. Else the writer
+    /// will find it on disk.
+    fn is_told(&self, all: &mut AllLocked<'_, Side>, hash: KeyHash, key: &[u8]) -> bool {
+        !self.is_listening()
+            || all.shard(hash).find(hash, key).is_some()
+            || !matches!(all.side(hash).below(hash, key), Below::Unknown { .. })
+    }
+
     /// Notes the operation of one record of a batch; gives the recency that the disk will have.
     fn note_in_batch(
         &self,
@@ -142,10 +147,9 @@ impl Core {
     ) -> Option<u64> {
         let Some(seq) = seq else { return NOT_BELOW };
         let in_memory = all.shard(hash).find(hash, record.key()).is_some();
+        let is_told = self.is_told(all, hash, record.key());
         let side = all.side(hash);
         self.count_touches(side.forget_touch(hash, record.key()));
-        let known = in_memory || !matches!(side.below(hash, record.key()), Below::Unknown { .. });
-        let is_told = known || !self.is_listening();
         let old = side.note(hash, seq, What::Put(record.clone()), is_told);
         match old {
             Some(What::Put(old)) if !in_memory => {

@@ -351,8 +351,8 @@ impl Side {
             }
             if (t.urgent || left > 0) && t.waits() > 0 && due(t) {
                 left = left.saturating_sub(1);
-                change -= 1;
-                (t.down, t.urgent) = (Some(t.stamp), false);
+                change += t.set_down(Some(t.stamp));
+                t.urgent = false;
                 into.push(Touch { record: Record::of_key(&t.key), stamp: t.stamp });
             }
             is_urgent |= t.urgent;

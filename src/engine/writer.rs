@@ -117,17 +117,16 @@ impl Core {
         // What a flush answered must not depend on what redb makes of damage.
         let unsure = work.flush.is_some() && writer.is_unsure();
         let idle = ops.is_empty() && touches.is_empty() && !asked && !unsure;
-        if !idle || Self::is_over_disk_limits(disk) {
-            let mut cleared = Vec::new();
-            if !self.commit_all(disk, writer, work, ops, &touches, sweep, &mut cleared) {
-                return false;
-            }
-            self.end_flush(is_flush);
-            disk.queue.done(work, &cleared);
-        } else {
-            self.end_flush(is_flush);
-            disk.queue.done(work, &[]);
+        let mut cleared = Vec::new();
+        if (!idle || Self::is_over_disk_limits(disk))
+            && !self.commit_all(disk, writer, work, ops, &touches, sweep, &mut cleared)
+        {
+            return false;
         }
+        if is_flush {
+            self.end_flush();
+        }
+        disk.queue.done(work, &cleared);
         disk.queue.answered(work);
         true
     }
@@ -452,8 +451,9 @@ impl Core {
         touches
     }
 
-    fn end_flush(&self, is_flush: bool) {
-        for index in (0..self.memory.shard_count()).filter(|_| is_flush) {
+    /// What [`Self::all_recency`] handed down is out.
+    fn end_flush(&self) {
+        for index in 0..self.memory.shard_count() {
             self.memory.lock_nth(index).side.end_flush();
         }
     }

@@ -67,10 +67,14 @@ fn keys(count: u64) -> Vec<[u8; 8]> {
     (0..count).map(u64::to_be_bytes).collect()
 }
 
-fn insert(cache: &ByteCache, keys: &[[u8; 8]]) {
-    for key in keys {
+/// A cache with [`MANY`] entries that are on disk, and their keys.
+fn filled(builder: Builder<ByteCache>) -> (ByteCache, Vec<[u8; 8]>) {
+    let (cache, keys) = (builder.open().unwrap(), keys(MANY));
+    for key in &keys {
         cache.insert(key, b"value").unwrap();
     }
+    cache.flush().unwrap();
+    (cache, keys)
 }
 
 fn how_many_are_there(cache: &ByteCache, keys: &[[u8; 8]]) -> usize {
@@ -119,10 +123,7 @@ fn recency_that_is_being_committed_counts() {
 fn what_is_asked_for_by_a_sweep_is_not_taken_for_idle() {
     for memory in [0, 1_000] {
         let (volume, clock, builder) = held();
-        let cache = builder.memory_max_entries(memory).time_to_idle(100 * SECOND).open().unwrap();
-        let keys = keys(MANY);
-        insert(&cache, &keys);
-        cache.flush().unwrap();
+        let (cache, keys) = filled(builder.memory_max_entries(memory).time_to_idle(100 * SECOND));
         clock.advance(60 * SECOND);
         assert!(keys.iter().all(|key| cache.get(key).unwrap().is_some()));
         let syncing = in_a_commit(&volume, || clock.advance(60 * SECOND));
@@ -138,10 +139,7 @@ fn what_is_asked_for_by_a_sweep_is_not_taken_for_idle() {
 fn what_is_asked_for_by_an_eviction_is_not_taken_for_idle() {
     let (volume, clock, builder) = held();
     let builder = builder.memory_max_entries(0).disk_max_entries(MANY);
-    let cache = builder.time_to_idle(100 * SECOND).open().unwrap();
-    let keys = keys(MANY);
-    insert(&cache, &keys);
-    cache.flush().unwrap();
+    let (cache, keys) = filled(builder.time_to_idle(100 * SECOND));
     clock.advance(90 * SECOND);
     assert!(keys.iter().all(|key| cache.get(key).unwrap().is_some()));
     let syncing = in_a_commit(&volume, || cache.insert(b"another", b"value").unwrap());
@@ -155,10 +153,7 @@ fn what_is_asked_for_by_an_eviction_is_not_taken_for_idle() {
 #[test]
 fn a_commit_that_fails_forgets_no_recency() {
     let (volume, _, builder) = held();
-    let cache = builder.memory_max_entries(0).disk_max_entries(MANY).open().unwrap();
-    let keys = keys(MANY);
-    insert(&cache, &keys);
-    cache.flush().unwrap();
+    let (cache, keys) = filled(builder.memory_max_entries(0).disk_max_entries(MANY));
     let (used, unused) = keys.split_at(keys.len() - 50);
     assert!(used.iter().all(|key| cache.get(key).unwrap().is_some()));
     *volume.failing.lock().unwrap() = Some(("write to the file", 1));
