@@ -518,6 +518,22 @@ fn the_tiers_keep_their_limits_and_sums() {
 }
 
 #[test]
+fn each_entry_is_counted_once_while_the_writer_commits() {
+    check(|| {
+        let folder = folder();
+        let cache = builder(&folder, 1).write_policy(behind(8, FOR_EVER)).open().unwrap();
+        put(&cache, b"a", 1);
+        put(&cache, b"b", 2);
+        let flusher = || task(|cache: ByteCache| cache.flush().unwrap());
+        let writer = task(|cache| put(&cache, b"a", 3));
+        let counter = || task(|cache: ByteCache| assert_eq!(cache.len(), 2));
+        at_once(&cache, vec![flusher(), writer, counter(), counter()]);
+        assert_eq!(cache.len(), 2);
+        check_health(&cache);
+    });
+}
+
+#[test]
 fn recency_goes_to_disk_with_the_insert_that_pushed_it_out_of_memory() {
     check(|| {
         let folder = folder();

@@ -70,7 +70,7 @@ impl Core {
     pub(crate) fn len(&self) -> u64 {
         let Some(disk) = &self.disk else { return self.memory.held().0 };
         loop {
-            let epoch = disk.disk.epoch();
+            let snapshot = disk.disk.snapshot();
             let (mut uncommitted, mut memory_only, mut cleared) = (Vec::new(), 0, false);
             for index in 0..self.memory.shard_count() {
                 let locked = self.memory.lock_nth(index);
@@ -80,12 +80,10 @@ impl Core {
                 let only = |id: &_| locked.shard.handed(*id) == crate::memory::NOT_BELOW;
                 memory_only += locked.shard.ids().filter(only).count() as u64;
             }
-            let snapshot = disk.disk.snapshot();
-            let (held, _) = disk.disk.held();
-            let base = if cleared || snapshot.is_none() { 0 } else { held };
+            let known = snapshot.as_ref().filter(|_| !cleared);
+            let base = known.map_or(0, |snapshot| snapshot.entries);
             let (mut more, mut fewer) = (memory_only, 0);
             for what in &uncommitted {
-                let known = snapshot.as_ref().filter(|_| !cleared);
                 let there = known.is_some_and(|s| s.contains(what.record().key()).unwrap_or(false));
                 match what {
                     What::Put(_) if !there => more += 1,
@@ -93,7 +91,8 @@ impl Core {
                     What::Put(_) | What::Gone(_) => {}
                 }
             }
-            if disk.disk.epoch() == epoch {
+            // Or a commit may have taken some of this along before it was looked at.
+            if disk.disk.is_newest(snapshot.as_deref()) {
                 return (base + more).saturating_sub(fewer);
             }
         }

@@ -190,7 +190,7 @@ impl Check {
         });
         match done {
             // The file was opened anew meanwhile.
-            Err(_) if self.disk.epoch() != snapshot.epoch => {
+            Err(_) if !self.disk.is_newest(Some(&snapshot)) => {
                 Ok(if self.start_over() { Step::More } else { Step::TooBusy })
             }
             done => done,

@@ -106,10 +106,16 @@ impl Disk {
         loop {
             let snapshot = self.snapshot.get()?;
             match read(&snapshot) {
-                Err(_) if self.epoch() != snapshot.epoch => {}
+                Err(_) if !self.is_newest(Some(&snapshot)) => {}
                 done => return Some(done),
             }
         }
+    }
+
+    /// Whether the last state is still this one.
+    pub(crate) fn is_newest(&self, snapshot: Option<&Snapshot>) -> bool {
+        let newest = self.snapshot.get();
+        newest.map(|newest| newest.epoch) == snapshot.map(|snapshot| snapshot.epoch)
     }
 
     /// Entries and bytes as of the last commit.
@@ -124,8 +130,10 @@ impl Disk {
     fn publish(&self, snapshot: Option<&Arc<Snapshot>>, totals: Totals) {
         self.entries.store(totals.entries, Ordering::Release);
         self.bytes.store(totals.bytes, Ordering::Release);
-        self.epoch.fetch_add(1, Ordering::AcqRel);
         self.snapshot.set(snapshot);
+        // Last, so that who knows the number has no older snapshot: where it is still the number after a
+        // look at the disk, the disk was as it is now.
+        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -241,10 +249,11 @@ impl Writer {
     /// Gives readers the state after the last commit.
     fn refresh(&mut self) -> Result<(), Failure> {
         let Some(database) = &self.database else { return Ok(()) };
-        let schema_version = self.options.schema_version;
+        let (schema_version, entries) = (self.options.schema_version, self.totals.entries);
         // Only this thread publishes, so this is the number that the snapshot will have.
         let epoch = self.disk.epoch() + 1;
-        let snapshot = failure::guarded(|| Snapshot::take(database, schema_version, epoch))?;
+        let take = || Snapshot::take(database, schema_version, epoch, entries);
+        let snapshot = failure::guarded(take)?;
         database.places().begin(epoch);
         self.disk.publish(Some(&Arc::new(snapshot)), self.totals);
         Ok(())

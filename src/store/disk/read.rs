@@ -22,6 +22,8 @@ pub(crate) struct Snapshot {
     pub(super) rows: ReadOnlyTable<u64, &'static [u8]>,
     /// Its number.
     pub(super) epoch: u64,
+    /// How many it has.
+    pub(crate) entries: u64,
     pub(super) schema_version: u32,
     watch: Arc<Watch>,
     places: Arc<Places>,
@@ -51,12 +53,17 @@ pub(crate) enum Lookup {
 }
 
 impl Snapshot {
-    pub(super) fn take(database: &Base, schema_version: u32, epoch: u64) -> Result<Self, Failure> {
+    pub(super) fn take(
+        database: &Base,
+        schema_version: u32,
+        epoch: u64,
+        entries: u64,
+    ) -> Result<Self, Failure> {
         let transaction = database.begin_read()?;
         let index = transaction.open_table(INDEX)?;
         let rows = transaction.open_table(ROWS)?;
         let (watch, places) = (database.shared_watch(), Arc::clone(database.places()));
-        Ok(Self { transaction, index, rows, epoch, schema_version, watch, places })
+        Ok(Self { transaction, index, rows, epoch, entries, schema_version, watch, places })
     }
 
     /// Whether pages that lead to rows are damaged: those are counted when the file heals.
