@@ -24,6 +24,7 @@
 
 mod asked;
 mod batch;
+mod below;
 mod bound;
 mod compact;
 mod garbage;

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 use crate::hash::KeyHash;
 use crate::memory::Removed;
-use crate::record::Record;
+use crate::record::{Record, fetch_line_ahead};
 use crate::stats::ShardCounts;
 use crate::store::Touch;
 
@@ -242,6 +242,16 @@ impl Side {
     /// The recency of a key that memory does not hold, if it is not what the disk has.
     pub(crate) fn touched(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
         self.touches.find(hash.0, |t| t.is_of(hash, key)).map(|t| t.stamp)
+    }
+
+    /// Has the processor fetch what [`Self::touched`] and [`Self::take_over_touch`] look at.
+    #[inline]
+    pub(crate) fn fetch_touch_ahead(&self, hash: KeyHash) {
+        let fetch = |touched: &Touched| {
+            fetch_line_ahead(touched);
+            false
+        };
+        let _ = self.touches.find(hash.0, fetch);
     }
 
     /// Memory lets go of an entry: its recency goes here if the disk does not have it, or readers do not see

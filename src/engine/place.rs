@@ -7,9 +7,9 @@
 //! evicts the oldest entry there is, and looks again. An old value of the key stays readable, with
 //! the new stamp, until the new one takes its place.
 
+use crate::engine::below::Seen;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::Room;
-use crate::engine::read::Seen;
 use crate::engine::{Core, Garbage, Moment};
 use crate::entry::{RemovalCause, Tier};
 use crate::hash::KeyHash;

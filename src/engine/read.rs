@@ -6,6 +6,7 @@
 
 use std::ops::DerefMut;
 
+use crate::engine::below::Seen;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::{Core, DiskSide, Garbage, Moment};
 use crate::entry::{Found, Handle, RemovalCause, Tier};
@@ -14,24 +15,12 @@ use crate::hash::KeyHash;
 use crate::memory::{Guarded, Hit, Locked, LockedForHit, NOT_BELOW, Newcomer, SlotId};
 use crate::record::{Held, Record};
 use crate::store::Change;
-use crate::store::disk::{Lookup, Row};
+use crate::store::disk::Row;
 use crate::time::Timestamp;
 use crate::trace::{self, trace_op};
 
 /// How often a get looks below before it leaves promotion be.
 const ATTEMPTS_MAX: usize = 64;
-
-/// What a value below memory was found as.
-#[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) record: Record,
-    /// Its recency, which may be held in a touch.
-    pub(super) accessed: u64,
-    /// The recency as the disk has it.
-    pub(super) handed: u64,
-    /// `None`: it is in an operation that is not committed. Else the token of [`Below::Unknown`].
-    pub(super) token: Option<u64>,
-}
 
 /// What a look that leaves no trace found, as far as that goes without the disk.
 #[derive(Debug)]
@@ -251,7 +240,7 @@ impl Core {
         // seen doubtful, and this looks again: once is nearly always enough. The last try is good
         // anyway, only not promoted.
         for attempt in (0..ATTEMPTS_MAX).rev() {
-            let seen = match self.see_below(disk, locked, hash, key) {
+            let seen = match self.see_below_to_promote(disk, locked, hash, key) {
                 Ok(Some(seen)) => seen,
                 other => {
                     self.counts.misses.add(1);
@@ -260,11 +249,11 @@ impl Core {
                 }
             };
             let over = self.is_over(seen.record.deadline(), seen.accessed, moment.wall);
-            let kept = if over {
+            let (kept, record) = if over {
                 let expired = self.expire_seen(disk, hash, &seen, garbage);
-                if expired { Kept::Below } else { Kept::Doubtful }
+                (if expired { Kept::Below } else { Kept::Doubtful }, seen.record)
             } else {
-                self.promote(hash, &seen, moment, garbage)
+                self.promote(hash, seen, moment, garbage)
             };
             if kept == Kept::Doubtful && attempt > 0 {
                 locked = self.memory.lock(hash);
@@ -281,117 +270,25 @@ impl Core {
                 self.counts.disk_hits.add(1);
             }
             trace_op!("get", key, "hit", "disk");
-            return Ok(Some(self.found(seen.record, moment.stamp, Tier::Disk)));
+            return Ok(Some(self.found(record, moment.stamp, Tier::Disk)));
         }
         unreachable!("the last attempt returns")
     }
 
-    /// Looks at the operations that are not committed, then at the disk; lets the lock go.
-    pub(super) fn see_below(
-        &self,
-        disk: &DiskSide,
-        locked: Locked<'_, Side>,
-        hash: KeyHash,
-        key: &[u8],
-    ) -> Result<Option<Seen>> {
-        let touched = locked.side.touched(hash, key);
-        let below = locked.side.below(hash, key);
-        drop(locked);
-        let token = match below {
-            Below::Gone => return Ok(None),
-            Below::Value(record) => {
-                let handed = record.stamp();
-                let accessed = touched.unwrap_or(handed);
-                return Ok(Some(Seen { record, accessed, handed, token: None }));
-            }
-            Below::Unknown { token } => token,
-        };
-        let Some(row) = self.read_disk(disk, hash, key, token)? else { return Ok(None) };
-        let accessed = touched.unwrap_or(row.stamp);
-        Ok(Some(Seen { record: row.record, accessed, handed: row.stamp, token: Some(token) }))
-    }
-
-    /// Reads the disk. Damage and what is not the handle's type is counted, removed, and a miss.
-    fn read_disk(
-        &self,
-        disk: &DiskSide,
-        hash: KeyHash,
-        key: &[u8],
-        token: u64,
-    ) -> Result<Option<Row>> {
-        let read = disk.disk.read(|snapshot| Ok((snapshot.get(hash, key)?, snapshot.is_hurt())));
-        match read {
-            None => self.disk_unavailable(disk, None),
-            Some(Err(failure)) => self.disk_failed(failure, None),
-            Some(Ok((lookup, is_hurt))) => Ok(self.accept(disk, hash, key, token, lookup, is_hurt)),
-        }
-    }
-
-    /// What was read of a key, if it is good; what is not is counted and removed.
-    pub(super) fn accept(
-        &self,
-        disk: &DiskSide,
-        hash: KeyHash,
-        key: &[u8],
-        token: u64,
-        lookup: Lookup,
-        is_hurt: bool,
-    ) -> Option<Row> {
-        let removal = match lookup {
-            Lookup::Nothing => return None,
-            Lookup::Row(row) if self.is_valid(&row.record) => return Some(row),
-            Lookup::Row(_) => Change::Remove(Record::of_key(key)),
-            Lookup::Damaged => Change::Scrub(Record::of_key(key)),
-        };
-        self.counts.corrupt.add(u64::from(!is_hurt));
-        let mut locked = self.memory.lock(hash);
-        if Self::is_unchanged(&locked, hash, key, token) {
-            if let Change::Remove(record) = &removal {
-                let seq = disk.queue.push_forced(removal.clone());
-                let _ = locked.side.note(hash, seq, What::Gone(record.clone()), true);
-            } else {
-                disk.queue.push_forced(removal);
-            }
-        }
-        None
-    }
-
-    /// Whether what was read from disk under this token is still the newest of its key (P2).
-    pub(super) fn is_unchanged(
-        locked: &Locked<'_, Side>,
-        hash: KeyHash,
-        key: &[u8],
-        token: u64,
-    ) -> bool {
-        locked.shard.find(hash, key).is_none()
-            && matches!(locked.side.below(hash, key), Below::Unknown { token: now } if now == token)
-    }
-
-    /// Whether what was seen below memory is still the newest of its key, and not in memory.
-    pub(super) fn is_current(locked: &Locked<'_, Side>, hash: KeyHash, seen: &Seen) -> bool {
-        let key = seen.record.key();
-        match seen.token {
-            Some(token) => Self::is_unchanged(locked, hash, key, token),
-            None => {
-                locked.shard.find(hash, key).is_none()
-                    && match locked.side.below(hash, key) {
-                        Below::Value(record) => record.is_same(&seen.record),
-                        // Committed meanwhile: the disk has this very value, or a newer one, which
-                        // cannot be told from here.
-                        Below::Gone | Below::Unknown { .. } => false,
-                    }
-            }
-        }
-    }
-
     /// Puts what was found below into memory, where it is now the most recent, if it fits there and
     /// nothing happened to the key; its recency is kept in any case.
-    fn promote(&self, hash: KeyHash, seen: &Seen, moment: Moment, garbage: &mut Garbage) -> Kept {
+    fn promote(
+        &self,
+        hash: KeyHash,
+        seen: Seen,
+        moment: Moment,
+        garbage: &mut Garbage,
+    ) -> (Kept, Record) {
         let (key, charge) = (seen.record.key(), seen.record.charge());
         let fits = self.fits_memory(charge, self.memory.recent_limits());
         loop {
             let mut locked = self.memory.lock(hash);
-            if !Self::is_current(&locked, hash, seen) {
+            if !Self::is_current(&locked, hash, &seen) {
                 if let Some(id) = locked.shard.find(hash, key) {
                     // Another reader was faster.
                     locked.shard.count_hit(id);
@@ -399,12 +296,12 @@ impl Core {
                         self.accessed(&mut locked, id, moment.stamp);
                     }
                 }
-                return Kept::Doubtful;
+                return (Kept::Doubtful, seen.record);
             }
             let handed = locked.side.below_at_most(seen.handed, moment.stamp);
             if !fits {
                 garbage.touches += locked.side.touch(hash, key, moment.stamp, handed);
-                return Kept::Below;
+                return (Kept::Below, seen.record);
             }
             let deadline = self.memory_deadline(seen.record.deadline(), moment.wall);
             let newcomer = Newcomer::new(&seen.record, hash, moment.stamp, deadline, None);
@@ -413,13 +310,13 @@ impl Core {
                 let (touches, down) = locked.side.take_over_touch(hash, key);
                 garbage.touches += touches;
                 let placement = self.placement(&seen.record, moment, Some(down.unwrap_or(handed)));
-                let id = locked.insert(hash, seen.record.clone(), placement);
+                let id = locked.insert(hash, seen.record, placement);
                 self.accessed(&mut locked, id, moment.stamp);
-                return Kept::InMemory;
+                return (Kept::InMemory, locked.shard.take_record(id));
             }
             drop(locked);
             if !self.evict_one(Some(&newcomer), garbage) {
-                return self.promote_in_passing(hash, seen, moment, garbage);
+                return (self.promote_in_passing(hash, &seen, moment, garbage), seen.record);
             }
         }
     }
@@ -484,9 +381,10 @@ impl Core {
             return false;
         }
         self.counts.disk_expirations.add(1);
+        let accessed = locked.side.touched(hash, seen.record.key()).unwrap_or(seen.accessed);
         self.note_gone(disk, &mut locked, hash, seen.record.key());
         drop(locked);
-        let (record, accessed) = (seen.record.clone(), seen.accessed);
+        let record = seen.record.clone();
         garbage.records.push((record, accessed, Tier::Disk, RemovalCause::Expired));
         true
     }
@@ -532,7 +430,7 @@ impl Core {
             Looked::Nothing => Ok(None),
             Looked::OnDisk(sought) => {
                 let Some(disk) = &self.disk else { return Ok(None) };
-                let row = self.read_disk(disk, hash, key, sought.token)?;
+                let row = self.read_disk(disk, disk.disk.snapshot(), hash, key, sought.token)?;
                 Ok(row.and_then(|row| self.found_on_disk(row, sought, wall)))
             }
         }

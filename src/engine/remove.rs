@@ -1,9 +1,9 @@
 //! Removing: one key, all keys, and what the caller is told of what was there.
 
 use crate::config::ErrorPolicy;
+use crate::engine::below::Seen;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::{Load, Room};
-use crate::engine::read::Seen;
 use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{Found, RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};

@@ -172,6 +172,11 @@ impl Shard {
         self.table.find_mut(hash.check(), key)
     }
 
+    /// A handle on the record of an entry.
+    pub(crate) fn take_record(&mut self, id: SlotId) -> Record {
+        self.table.get_mut(id).take()
+    }
+
     /// Has the processor fetch the entry of a key that is asked for soon.
     #[inline]
     pub(crate) fn fetch_ahead(&self, hash: KeyHash) {

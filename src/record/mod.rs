@@ -191,10 +191,21 @@ fn fetch_ahead(line: *const u8) {
     let _ = line;
 }
 
+/// Has the processor fetch the line at which something begins that is looked at soon.
+#[inline]
+pub(crate) fn fetch_line_ahead<T>(of: &T) {
+    fetch_ahead(std::ptr::from_ref(of).cast());
+}
+
 impl Record {
     /// The checksum of bytes that are not a record's.
     pub(crate) fn plain_checksum(bytes: &[u8]) -> u32 {
         crc32fast::hash(bytes)
+    }
+
+    /// Has the processor fetch what the next record is likely to be written to.
+    pub(crate) fn fetch_room_ahead() {
+        spare::fetch_rest_ahead();
     }
 
     /// A record without a value, which stands for its key in the write queue.

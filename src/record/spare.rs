@@ -22,6 +22,7 @@ const BYTES_MAX: usize = if cfg!(any(miri, fuzzing)) { 0 } else { 32 << 10 };
 
 /// How much of it is fetched ahead: about as many lines as a processor can wait for at once.
 const FETCHED_BYTES: usize = 8 * LINE;
+const FETCHED_MAX: usize = 32 * LINE;
 
 /// An allocation that nobody uses (A1).
 #[derive(Debug)]
@@ -39,8 +40,13 @@ impl Spare {
     /// its header for long, and the next lock that is taken would wait until all is written.
     #[inline]
     fn fetch_ahead(&self) {
-        let size = self.layout.size().min(FETCHED_BYTES);
-        let mut at = LINE;
+        self.fetch::<LINE, FETCHED_BYTES>();
+    }
+
+    /// Likewise, from one offset up to another.
+    #[inline]
+    fn fetch<const FROM: usize, const TO: usize>(&self) {
+        let (size, mut at) = (self.layout.size().min(TO), FROM);
         while at < size {
             fetch_ahead(self.base.as_ptr().wrapping_add(at));
             at += LINE;
@@ -78,6 +84,18 @@ pub(super) fn allocate(layout: Layout) -> NonNull<u8> {
     // SAFETY: the size is not zero, by the assertion.
     let raw = unsafe { alloc::alloc(layout) };
     NonNull::new(raw).unwrap_or_else(|| alloc::handle_alloc_error(layout))
+}
+
+/// Has the processor fetch more of what the next record is written to, while its bytes are got.
+pub(super) fn fetch_rest_ahead() {
+    let fetch = |slot: &Cell<Option<Spare>>| {
+        let spare = slot.take();
+        if let Some(spare) = &spare {
+            spare.fetch::<FETCHED_BYTES, FETCHED_MAX>();
+        }
+        slot.set(spare);
+    };
+    let _ = SPARE.try_with(fetch);
 }
 
 /// Frees what [`allocate`] gave, or keeps it in the place of what was kept.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{CachePadded, RwLock};
 
 /// More threads than that share some.
-const LANES: usize = if cfg!(shuttle) { 2 } else { 8 };
+pub(crate) const LANES: usize = if cfg!(shuttle) { 2 } else { 8 };
 
 /// The lane of the next thread that asks for one.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -21,8 +21,8 @@ thread_local! {
     static LANE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// This thread's.
-fn lane() -> usize {
+/// This thread's, below [`LANES`].
+pub(crate) fn lane() -> usize {
     LANE.get().unwrap_or_else(|| {
         let lane = NEXT.fetch_add(1, Ordering::Relaxed) % LANES;
         LANE.set(Some(lane));

@@ -531,7 +531,7 @@ impl Writer {
         self.sweep_from.clear();
         let changes = (dropped == 0).then(Changes::default);
         self.disk.changes.leave(self.disk.epoch() + 1, changes);
-        let read = self.disk.snapshot();
+        let read = self.disk.snapshot().map(|read| Arc::clone(&*read));
         let shown = self.refresh();
         if let Some(old) = old {
             self.close_slowly(old, read);

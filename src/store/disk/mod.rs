@@ -59,8 +59,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::hash::KeyHasher;
 use crate::store::Totals;
 use crate::strategy::DiskStrategy;
-use crate::sync::Lanes;
 use crate::sync::thread::JoinHandle;
+use crate::sync::{InLane, Lanes};
 
 use volume::Base;
 
@@ -93,8 +93,8 @@ impl Disk {
     }
 
     /// The state after the last commit; `None` if the disk cannot be read now.
-    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.snapshot.get().map(|snapshot| Arc::clone(&*snapshot))
+    pub(crate) fn snapshot(&self) -> Option<InLane<Snapshot>> {
+        self.snapshot.get()
     }
 
     /// What `read` makes of the state after the last commit; `None` if the disk cannot be read now. What
@@ -103,10 +103,19 @@ impl Disk {
         &self,
         read: impl Fn(&Snapshot) -> Result<R, Failure>,
     ) -> Option<Result<R, Failure>> {
+        self.read_in(self.snapshot(), read)
+    }
+
+    /// Likewise, of a state that was the last one when it was taken.
+    pub(crate) fn read_in<R>(
+        &self,
+        mut newest: Option<InLane<Snapshot>>,
+        read: impl Fn(&Snapshot) -> Result<R, Failure>,
+    ) -> Option<Result<R, Failure>> {
         loop {
-            let snapshot = self.snapshot.get()?;
+            let snapshot = newest?;
             match read(&snapshot) {
-                Err(_) if !self.is_newest(Some(&snapshot)) => {}
+                Err(_) if !self.is_newest(Some(&snapshot)) => newest = self.snapshot(),
                 done => return Some(done),
             }
         }

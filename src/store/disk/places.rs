@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, OnceLock};
 
 use crate::hash::KeyHash;
+use crate::record::fetch_line_ahead;
 use crate::store::disk::blocks::{BLOCK, BLOCK_BYTES, Watch, place_of};
 use crate::store::disk::holding::Holding;
 use crate::store::disk::leaf::Leaf;
@@ -279,6 +280,14 @@ impl Places {
         some.get(nth % TOGETHER).map(|bucket| &**bucket)
     }
 
+    /// Has the processor fetch the bucket of a key.
+    #[inline]
+    pub(super) fn fetch_ahead(&self, hash: KeyHash) {
+        if let Some(bucket) = self.made(self.nth(hash)) {
+            fetch_line_ahead(bucket);
+        }
+    }
+
     /// Makes a bucket, and those beside it.
     #[cold]
     fn make(&self, nth: usize) -> Option<&BriefMutex<Bucket>> {
@@ -414,6 +423,9 @@ impl Places {
     fn read_into<'b>(&self, spot: Spot, buffer: &'b mut [u8; BLOCK]) -> Option<&'b [u8]> {
         let block = u64::from(spot.block);
         let stored = buffer.get_mut(..spot.len.into())?;
+        if let Some(count) = self.count(block) {
+            fetch_line_ahead(count);
+        }
         self.file.read(place_of(block) * BLOCK_BYTES + u64::from(spot.start), stored).ok()?;
         // After it was read (W2).
         let is_it = self.writes(block) == spot.writes && print_of(stored) == Some(spot.print);

@@ -71,9 +71,17 @@ impl Snapshot {
         self.watch.is_hurt()
     }
 
+    /// Has the processor fetch what [`Self::get`] looks at first.
+    #[inline]
+    pub(crate) fn fetch_ahead(&self, hash: KeyHash) {
+        self.places.fetch_ahead(hash);
+    }
+
     /// The entry of `key`, whatever its age.
     pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Result<Lookup, Failure> {
         let asked = self.places.ask(hash, self.epoch);
+        // Else the next lock would wait until all of it is written.
+        Record::fetch_room_ahead();
         let place = match asked.known {
             Some((stamp, Lead::Spot(spot))) => {
                 // What is wrong with a row is for redb to find.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use redb::{Builder, Database, StorageBackend};
 
@@ -14,6 +14,7 @@ use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::holding::Holding;
 use crate::store::disk::places::Places;
 use crate::sync::atomic::Ordering;
+use crate::sync::{LANES, lane};
 
 /// Stands in for a file system, so that a test can say what becomes of each write.
 pub trait Volume: Debug + Send + Sync + 'static {
@@ -109,29 +110,60 @@ pub trait Device: Debug + Send + Sync + 'static {
     }
 }
 
-/// A file of the file system.
+/// A file of the file system. The system counts who reads by a descriptor, so threads that share one write to
+/// a common line: each lane of them has one of its own, once it reads.
 #[derive(Debug)]
-struct InFolder(File);
+struct InFolder {
+    file: File,
+    /// Where one cannot be had, threads share the first.
+    of_lanes: [OnceLock<Option<File>>; LANES],
+}
+
+impl InFolder {
+    fn new(file: File) -> Self {
+        Self { file, of_lanes: Default::default() }
+    }
+
+    /// By which this thread reads.
+    fn mine(&self) -> &File {
+        let mine =
+            self.of_lanes.get(lane()).map(|mine| mine.get_or_init(|| opened_again(&self.file)));
+        mine.and_then(Option::as_ref).unwrap_or(&self.file)
+    }
+}
+
+/// The same file by another descriptor that shares nothing with the first, whatever its name is by now.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn opened_again(file: &File) -> Option<File> {
+    use std::os::fd::AsRawFd;
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+}
+
+/// Elsewhere the system gives none of which that is sure.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn opened_again(_: &File) -> Option<File> {
+    None
+}
 
 impl Device for InFolder {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     #[cfg(unix)]
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.0, out, offset)
+        std::os::unix::fs::FileExt::read_exact_at(self.mine(), out, offset)
     }
 
     #[cfg(unix)]
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
+        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, offset)
     }
 
     #[cfg(windows)]
     fn read(&self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
         while !out.is_empty() {
-            let read = std::os::windows::fs::FileExt::seek_read(&self.0, out, offset)?;
+            let read = std::os::windows::fs::FileExt::seek_read(self.mine(), out, offset)?;
             let rest = out.split_at_mut_checked(read).filter(|_| read > 0);
             out = rest.ok_or(io::ErrorKind::UnexpectedEof)?.1;
             offset += read as u64;
@@ -142,7 +174,7 @@ impl Device for InFolder {
     #[cfg(windows)]
     fn write(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = std::os::windows::fs::FileExt::seek_write(&self.0, bytes, offset)?;
+            let written = std::os::windows::fs::FileExt::seek_write(&self.file, bytes, offset)?;
             let rest = bytes.split_at_checked(written).filter(|_| written > 0);
             bytes = rest.ok_or(io::ErrorKind::WriteZero)?.1;
             offset += written as u64;
@@ -151,15 +183,15 @@ impl Device for InFolder {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn occupied(&self) -> io::Result<u64> {
-        Ok(blocks_bytes(&self.0.metadata()?))
+        Ok(blocks_bytes(&self.file.metadata()?))
     }
 }
 
@@ -170,7 +202,7 @@ impl Device for InFolder {
 /// As opening a file has them.
 pub fn storage(path: &Path) -> io::Result<impl StorageBackend> {
     let file = File::options().read(true).write(true).open(path)?;
-    let file = Holding::new(Box::new(InFolder(file)), false)?;
+    let file = Holding::new(Box::new(InFolder::new(file)), false)?;
     Ok(Blocks::new(file, Arc::default(), 0))
 }
 
@@ -276,7 +308,7 @@ impl Place {
     fn device(&self, path: &Path) -> io::Result<Option<Box<dyn Device>>> {
         match self {
             Self::Files => match File::options().read(true).write(true).open(path) {
-                Ok(file) => Ok(Some(Box::new(InFolder(file)))),
+                Ok(file) => Ok(Some(Box::new(InFolder::new(file)))),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),
             },
@@ -364,7 +396,7 @@ impl Place {
     /// A new file, empty, in the place of any other.
     fn create_device(&self, path: &Path) -> io::Result<Box<dyn Device>> {
         match self {
-            Self::Files => Ok(Box::new(InFolder(private_file(path)?))),
+            Self::Files => Ok(Box::new(InFolder::new(private_file(path)?))),
             Self::Volume(volume) => volume.create(path),
         }
     }
@@ -443,4 +475,57 @@ fn private_file(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![cfg(unix)]
+
+    use std::collections::BTreeSet;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn threads_read_a_file_each_by_a_descriptor_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        let file = InFolder::new(private_file(&path).unwrap());
+        file.write(0, b"before").unwrap();
+        // Another file has the name by the time that most of them look.
+        fs::write(&other, "others").unwrap();
+        fs::rename(&other, &path).unwrap();
+        let look = || {
+            let mut found = [0; 6];
+            file.read(0, &mut found).unwrap();
+            (found, file.mine().as_raw_fd())
+        };
+        let see = |expected: &[u8; 6]| -> BTreeSet<i32> {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..LANES).map(|_| scope.spawn(look)).collect();
+                let seen = threads.into_iter().map(|thread| thread.join().unwrap());
+                seen.inspect(|(found, _)| assert_eq!(found, expected)).map(|(_, by)| by).collect()
+            })
+        };
+        let mut all = see(b"before");
+        assert!(!all.contains(&file.file.as_raw_fd()));
+        file.write(0, b"behind").unwrap();
+        all.extend(see(b"behind"));
+        // Tests that run meanwhile may take lanes, too.
+        assert!((2..=LANES).contains(&all.len()), "{} descriptors", all.len());
+    }
+
+    #[test]
+    fn where_no_descriptor_is_to_be_had_the_first_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = InFolder::new(private_file(&folder.path().join("file")).unwrap());
+        file.write(0, b"bytes").unwrap();
+        for of_lane in &file.of_lanes {
+            of_lane.set(None).unwrap();
+        }
+        let mut found = [0; 5];
+        file.read(0, &mut found).unwrap();
+        assert_eq!((&found, file.mine().as_raw_fd()), (b"bytes", file.file.as_raw_fd()));
+    }
 }
