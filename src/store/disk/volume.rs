@@ -479,16 +479,15 @@ fn private_file(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    #![cfg(unix)]
-
-    use std::collections::BTreeSet;
-    use std::os::fd::AsRawFd;
-
+    #[cfg(unix)]
     use super::*;
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn threads_read_a_file_each_by_a_descriptor_of_its_own() {
+        use std::collections::BTreeSet;
+        use std::os::fd::AsRawFd;
+
         let folder = tempfile::tempdir().unwrap();
         let (path, other) = (folder.path().join("file"), folder.path().join("other"));
         let file = InFolder::new(private_file(&path).unwrap());
@@ -517,7 +516,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn where_no_descriptor_is_to_be_had_the_first_is_read() {
+        use std::os::fd::AsRawFd;
+
         let folder = tempfile::tempdir().unwrap();
         let file = InFolder::new(private_file(&folder.path().join("file")).unwrap());
         file.write(0, b"bytes").unwrap();
