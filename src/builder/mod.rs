@@ -74,6 +74,9 @@ impl<H: Weighed> Builder<H> {
     /// The file of the disk tier. Missing folders are made; beside it are a lock file (`*.lock`)
     /// and, after damage, one file that was set aside (`*.damaged`). Default: none, memory only.
     ///
+    /// Under Linux up to eight descriptors more than one are opened for the file while threads read from it:
+    /// threads that share one wait for each other in the system. Where none is to be had, they share it.
+    ///
     /// # Examples
     ///
     /// ```
