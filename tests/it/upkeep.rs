@@ -552,9 +552,9 @@ pub(crate) struct Fragile {
     files: Mutex<BTreeMap<PathBuf, Arc<Mutex<Vec<u8>>>>>,
     /// What fails, and how often.
     pub(crate) failing: Mutex<Option<(&'static str, u32)>>,
-    /// Who has it keeps all files from being synced.
+    /// Who has it keeps all files from being synced, unless they have just grown.
     pub(crate) syncing: Mutex<()>,
-    /// How many syncs began.
+    /// How many such syncs began.
     pub(crate) syncs: AtomicU64,
 }
 
@@ -580,6 +580,8 @@ struct FragileFile {
     volume: Arc<Fragile>,
     bytes: Arc<Mutex<Vec<u8>>>,
     is_new: bool,
+    /// Since the last sync: the storage engine syncs a longer file amid a commit, before it uses it.
+    has_grown: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -588,7 +590,8 @@ pub(crate) struct FragileVolume(pub(crate) Arc<Fragile>);
 impl FragileVolume {
     fn device(&self, path: &Path, bytes: &Arc<Mutex<Vec<u8>>>) -> Box<dyn Device> {
         let is_new = path.extension().is_some_and(|extension| extension == "new");
-        Box::new(FragileFile { volume: Arc::clone(&self.0), bytes: Arc::clone(bytes), is_new })
+        let (volume, bytes) = (Arc::clone(&self.0), Arc::clone(bytes));
+        Box::new(FragileFile { volume, bytes, is_new, has_grown: AtomicBool::new(false) })
     }
 }
 
@@ -644,13 +647,17 @@ impl Device for FragileFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.bytes.lock().unwrap().resize(usize::try_from(len).unwrap(), 0);
+        let (mut bytes, len) = (self.bytes.lock().unwrap(), usize::try_from(len).unwrap());
+        self.has_grown.fetch_or(len > bytes.len(), Ordering::SeqCst);
+        bytes.resize(len, 0);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.volume.syncs.fetch_add(1, Ordering::SeqCst);
-        drop(self.volume.syncing.lock().unwrap());
+        if !self.has_grown.swap(false, Ordering::SeqCst) {
+            self.volume.syncs.fetch_add(1, Ordering::SeqCst);
+            drop(self.volume.syncing.lock().unwrap());
+        }
         if self.is_new { self.volume.fail("sync") } else { Ok(()) }
     }
 }
