@@ -9,7 +9,7 @@ use crate::engine::{Core, DiskSide};
 use crate::error::Result;
 use crate::hash::KeyHash;
 use crate::memory::Locked;
-use crate::record::{NEVER, Record};
+use crate::record::Record;
 use crate::store::Change;
 use crate::store::disk::{Lookup, Row, Snapshot};
 use crate::sync::InLane;
@@ -18,7 +18,7 @@ use crate::sync::InLane;
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) record: Record,
-    /// Its recency, which may be held in a touch.
+    /// Its recency, which may be held in a touch, if that was asked for.
     pub(super) accessed: u64,
     /// The recency as the disk has it.
     pub(super) handed: u64,
@@ -27,52 +27,28 @@ pub(super) struct Seen {
 }
 
 impl Core {
-    /// Looks at the operations that are not committed, then at the disk; lets the lock go.
+    /// Looks at the operations that are not committed, then at the disk; lets the lock go. Who does not ask for
+    /// the recency gets what the disk has, though a touch may have another.
     pub(super) fn see_below(
         &self,
         disk: &DiskSide,
         locked: Locked<'_, Side>,
         hash: KeyHash,
         key: &[u8],
+        asks_recency: bool,
     ) -> Result<Option<Seen>> {
-        let touched = locked.side.touched(hash, key);
+        // With the lock held: what is not pending is in it (P2).
         let snapshot = disk.disk.snapshot();
-        self.see_touched_below(disk, locked, hash, key, touched, snapshot)
-    }
-
-    /// Likewise, for whoever promotes what it finds: what is waited for is fetched at once. The recency is that
-    /// of a touch only if there is a time to idle; else nobody asks for it before the touch is taken over.
-    pub(super) fn see_below_to_promote(
-        &self,
-        disk: &DiskSide,
-        locked: Locked<'_, Side>,
-        hash: KeyHash,
-        key: &[u8],
-    ) -> Result<Option<Seen>> {
-        let snapshot = disk.disk.snapshot();
+        // Both are fetched before either is waited for.
         if let Some(snapshot) = &snapshot {
             snapshot.fetch_ahead(hash);
         }
-        let touched = if self.lifetimes.idle < NEVER {
+        let touched = if asks_recency {
             locked.side.touched(hash, key)
         } else {
             locked.side.fetch_touch_ahead(hash);
             None
         };
-        self.see_touched_below(disk, locked, hash, key, touched, snapshot)
-    }
-
-    /// Likewise, of a key with this recency where that is not what the disk has. The state to look in was
-    /// taken with the lock held: what is not pending is in it (P2).
-    fn see_touched_below(
-        &self,
-        disk: &DiskSide,
-        locked: Locked<'_, Side>,
-        hash: KeyHash,
-        key: &[u8],
-        touched: Option<u64>,
-        snapshot: Option<InLane<Snapshot>>,
-    ) -> Result<Option<Seen>> {
         let below = locked.side.below(hash, key);
         drop(locked);
         let token = match below {

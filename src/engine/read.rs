@@ -13,7 +13,7 @@ use crate::entry::{Found, Handle, RemovalCause, Tier};
 use crate::error::Result;
 use crate::hash::KeyHash;
 use crate::memory::{Guarded, Hit, Locked, LockedForHit, NOT_BELOW, Newcomer, SlotId};
-use crate::record::{Held, Record};
+use crate::record::{Held, NEVER, Record};
 use crate::store::Change;
 use crate::store::disk::Row;
 use crate::time::Timestamp;
@@ -240,7 +240,9 @@ impl Core {
         // seen doubtful, and this looks again: once is nearly always enough. The last try is good
         // anyway, only not promoted.
         for attempt in (0..ATTEMPTS_MAX).rev() {
-            let seen = match self.see_below_to_promote(disk, locked, hash, key) {
+            // Else the touch is looked at when it is taken over.
+            let asks_recency = self.lifetimes.idle < NEVER;
+            let seen = match self.see_below(disk, locked, hash, key, asks_recency) {
                 Ok(Some(seen)) => seen,
                 other => {
                     self.counts.misses.add(1);

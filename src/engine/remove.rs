@@ -65,7 +65,7 @@ impl Core {
                 return Ok(Taken { found, seq });
             }
             let epoch = disk.disk.epoch();
-            let seen = self.see_below(disk, locked, hash, key)?;
+            let seen = self.see_below(disk, locked, hash, key, true)?;
             let mut locked = self.memory.lock(hash);
             let Some(seen) = seen else {
                 let came = matches!(locked.side.below(hash, key), Below::Value(_));

@@ -92,7 +92,7 @@ impl Core {
                 }
             }
             // Or a commit may have taken some of this along before it was looked at.
-            if disk.disk.is_newest(snapshot.as_ref().map(|snapshot| &***snapshot)) {
+            if disk.disk.is_newest(snapshot.as_ref()) {
                 return (base + more).saturating_sub(fewer);
             }
         }

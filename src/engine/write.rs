@@ -165,7 +165,7 @@ impl Core {
             self.dispose(garbage);
             return Ok(Some(Expect::Absent(None)));
         };
-        let seen = match self.see_below(disk, locked, hash, key) {
+        let seen = match self.see_below(disk, locked, hash, key, true) {
             Ok(seen) => seen,
             Err(error) => {
                 self.dispose(garbage);
@@ -206,7 +206,9 @@ impl Core {
                 (record.clone(), stamp, Expect::Same(record))
             } else {
                 let Some(disk) = &self.disk else { return Ok(false) };
-                let Some(seen) = self.see_below(disk, locked, hash, key)? else { return Ok(false) };
+                let Some(seen) = self.see_below(disk, locked, hash, key, true)? else {
+                    return Ok(false);
+                };
                 (seen.record.clone(), seen.accessed, Expect::SameBelow(seen))
             };
             if self.is_over(record.deadline(), accessed, moment.wall) {

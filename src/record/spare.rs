@@ -22,6 +22,7 @@ const BYTES_MAX: usize = if cfg!(any(miri, fuzzing)) { 0 } else { 32 << 10 };
 
 /// How much of it is fetched ahead: about as many lines as a processor can wait for at once.
 const FETCHED_BYTES: usize = 8 * LINE;
+/// How much while a row's bytes are read.
 const FETCHED_MAX: usize = 32 * LINE;
 
 /// An allocation that nobody uses (A1).

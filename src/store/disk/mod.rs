@@ -122,7 +122,7 @@ impl Disk {
     }
 
     /// Whether the last state is still this one.
-    pub(crate) fn is_newest(&self, snapshot: Option<&Snapshot>) -> bool {
+    pub(crate) fn is_newest(&self, snapshot: Option<&InLane<Snapshot>>) -> bool {
         let newest = self.snapshot.get();
         newest.map(|newest| newest.epoch) == snapshot.map(|snapshot| snapshot.epoch)
     }

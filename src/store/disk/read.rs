@@ -80,10 +80,10 @@ impl Snapshot {
     /// The entry of `key`, whatever its age.
     pub(crate) fn get(&self, hash: KeyHash, key: &[u8]) -> Result<Lookup, Failure> {
         let asked = self.places.ask(hash, self.epoch);
-        // Else the next lock would wait until all of it is written.
-        Record::fetch_room_ahead();
         let place = match asked.known {
             Some((stamp, Lead::Spot(spot))) => {
+                // While the bytes are read, or the next lock would wait until all of it is written.
+                Record::fetch_room_ahead();
                 // What is wrong with a row is for redb to find.
                 let is_row = |lookup: &Lookup| matches!(lookup, Lookup::Row(_));
                 let look = |stored: &[u8]| self.lookup(key, stored, stamp).filter(is_row);
