@@ -164,7 +164,6 @@ impl Limits {
 /// Counters that are written under a shard's lock, as plain integers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ShardCounts {
-    pub(crate) memory_hits: u64,
     pub(crate) misses: u64,
     pub(crate) inserts: u64,
     pub(crate) memory_evictions: u64,
@@ -175,7 +174,6 @@ pub(crate) struct ShardCounts {
 
 impl ShardCounts {
     pub(crate) fn add_to(self, stats: &mut Stats) {
-        stats.memory_hits += self.memory_hits;
         stats.misses += self.misses;
         stats.inserts += self.inserts;
         stats.memory_evictions += self.memory_evictions;
@@ -206,6 +204,8 @@ impl Counter {
 /// Counters of what happens outside the shards' locks.
 #[derive(Debug, Default)]
 pub(crate) struct SharedCounts {
+    /// Hits in memory that were there when the counters were last set back.
+    pub(crate) memory_hits_before: AtomicU64,
     /// Those without a promotion.
     pub(crate) disk_hits: Counter,
     pub(crate) misses: Counter,

@@ -147,7 +147,7 @@ pub trait Entries {
     fn hash(&self, id: EntryId) -> u64;
 
     /// How often entries were hit in memory since the cache was opened: it never becomes less, also when
-    /// the statistics are reset. Adds up all shards, so ask seldom.
+    /// the statistics are reset. Adds up what threads and shards counted, so ask seldom.
     fn hits_so_far(&self) -> u64;
 
     /// What other threads were given a place for and will tell of by [`EvictionOrder::insert`] in a moment:

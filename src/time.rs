@@ -384,6 +384,12 @@ impl Ticker {
         if let Some(clock) = &self.injected {
             return self.injected_stamp(clock.now().0);
         }
+        self.system_stamp_and_wall()
+    }
+
+    /// Likewise, where no clock is injected.
+    #[inline]
+    pub(crate) fn system_stamp_and_wall(&self) -> (u64, u64) {
         // Before `last`, which is raised first (T2).
         let mut wall = self.words.wall.load(Ordering::Acquire);
         if wall == PARKED {

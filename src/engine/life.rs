@@ -162,6 +162,7 @@ fn bounds(config: &Config) -> Bounds {
 impl Life {
     fn end(&self) -> Result<()> {
         let mut threads = self.threads.lock();
+        self.core.is_plain.store(false, Ordering::Relaxed);
         if self.core.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -211,6 +212,7 @@ impl Core {
             disk,
             clock: Ticker::new(clock),
             lifetimes,
+            is_plain: AtomicBool::new(age.is_none()),
             age,
             validator,
             counts: SharedCounts::default(),

@@ -82,7 +82,7 @@ impl Core {
                         }
                     };
                 }
-                locked.guarded.side.counts.memory_hits += hits;
+                locked.count_hits(hits);
             }
         }
         on_disk.sort_unstable_by_key(|(nth, _)| keys[*nth].as_ref());

@@ -84,6 +84,8 @@ pub(crate) struct Core {
     validator: fn(&[u8]) -> bool,
     counts: SharedCounts,
     closed: AtomicBool,
+    /// Open, with the system's clock and without a time-to-idle: hits have less to look at.
+    is_plain: AtomicBool,
     /// Whether any entry may ever expire: until then nothing is swept.
     may_expire: AtomicBool,
 }
@@ -181,6 +183,12 @@ impl Core {
     fn check_key(&self, key: &[u8]) -> Result<()> {
         self.check_open()?;
         crate::key::check(key, self.config.max_key_bytes)
+    }
+
+    /// What most gets need not look at more than once.
+    #[inline]
+    fn is_plain(&self, at: Option<Timestamp>) -> bool {
+        at.is_none() && self.is_plain.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -383,7 +391,9 @@ impl Core {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
+        let before = self.counts.memory_hits_before.load(Ordering::Acquire);
+        let memory_hits = self.memory.hits_so_far().saturating_sub(before);
+        let mut stats = Stats { memory_hits, ..Stats::default() };
         for index in 0..self.memory.shard_count() {
             self.memory.lock_nth(index).side.counts.add_to(&mut stats);
         }
@@ -403,6 +413,7 @@ impl Core {
         for index in 0..self.memory.shard_count() {
             self.memory.lock_nth(index).side.counts = crate::stats::ShardCounts::default();
         }
+        self.counts.memory_hits_before.store(self.memory.hits_so_far(), Ordering::Release);
         self.counts.reset();
     }
 

@@ -70,32 +70,54 @@ impl Core {
     /// The entry of `key`; becomes the most recent.
     #[inline]
     pub(crate) fn get(&self, key: &[u8], at: Option<Timestamp>) -> Result<Option<Handle>> {
-        self.check_key(key)?;
-        let hash = self.memory.hash(key);
-        let moment = self.moment(at);
-        match self.hit(hash, key, moment, Held::take) {
+        if self.is_plain(at) { self.get_as::<true>(key, at) } else { self.get_in_full(key, at) }
+    }
+
+    #[inline(never)]
+    fn get_in_full(&self, key: &[u8], at: Option<Timestamp>) -> Result<Option<Handle>> {
+        self.get_as::<false>(key, at)
+    }
+
+    #[inline]
+    fn get_as<const IS_PLAIN: bool>(
+        &self,
+        key: &[u8],
+        at: Option<Timestamp>,
+    ) -> Result<Option<Handle>> {
+        let (hash, moment) = self.asked::<IS_PLAIN>(key, at)?;
+        match self.hit::<IS_PLAIN, _>(hash, key, moment, Held::take) {
             Ok(record) => {
                 trace::memory_hit(key);
-                if self.age.is_none() && at.is_none() {
+                if IS_PLAIN {
                     return Ok(Some(record.into()));
                 }
-                Ok(Some(self.found_in_memory(record, moment.stamp)))
+                Ok(Some(self.found(record, moment.stamp, Tier::Memory).into()))
             }
             Err(missed) => Ok(self.get_slowly(missed, hash, key, moment)?.map(Handle::from)),
         }
     }
 
-    /// A hit that is given more along than its record.
-    #[cold]
-    #[inline(never)]
-    fn found_in_memory(&self, record: Record, accessed: u64) -> Handle {
-        self.found(record, accessed, Tier::Memory).into()
+    /// The hash of a key that may be asked for, and the moment.
+    #[inline]
+    fn asked<const IS_PLAIN: bool>(
+        &self,
+        key: &[u8],
+        at: Option<Timestamp>,
+    ) -> Result<(KeyHash, Moment)> {
+        if !IS_PLAIN {
+            self.check_key(key)?;
+            return Ok((self.memory.hash(key), self.moment(at)));
+        }
+        crate::key::check(key, self.config.max_key_bytes)?;
+        let hash = self.memory.hash(key);
+        let (stamp, wall) = self.clock.system_stamp_and_wall();
+        Ok((hash, Moment { stamp, wall, is_explicit: false }))
     }
 
     /// Makes an entry in memory the most recent, and gives what `take` makes of its record; the lock if
     /// it is not there, or its time there is over.
     #[inline]
-    fn hit<T>(
+    fn hit<const IS_PLAIN: bool, T>(
         &self,
         hash: KeyHash,
         key: &[u8],
@@ -103,15 +125,20 @@ impl Core {
         take: impl FnOnce(&mut Held) -> T,
     ) -> std::result::Result<T, Missed<'_>> {
         let mut locked = self.memory.lock_for_hit(hash);
-        let Guarded { shard, side, .. } = &mut *locked.guarded;
-        let is_over = |deadline, stamp| self.is_over(deadline, stamp, moment.wall);
-        let is_over = match shard.hit(hash, key, moment.stamp, is_over, take) {
+        let is_over = |deadline, stamp| {
+            if IS_PLAIN {
+                moment.wall > deadline
+            } else {
+                self.is_over(deadline, stamp, moment.wall)
+            }
+        };
+        let is_over = match locked.guarded.shard.hit(hash, key, moment.stamp, is_over, take) {
             Hit::Taken(taken) => {
-                side.counts.memory_hits += 1;
+                locked.count_hits(1);
                 return Ok(taken);
             }
             Hit::WentBack(taken) => {
-                side.counts.memory_hits += 1;
+                locked.count_hits(1);
                 let times = (moment.stamp, moment.wall);
                 self.hit_back(times, moment.is_explicit, locked.for_all(), hash, key);
                 return Ok(taken);
@@ -182,11 +209,27 @@ impl Core {
     /// Hands the value of a memory hit to `copy` under the lock, without a reference count; what is
     /// below memory goes the way of [`Self::get`]. Gives whether the key was there.
     #[inline]
-    pub(crate) fn get_with_lock(&self, key: &[u8], mut copy: impl FnMut(&[u8])) -> Result<bool> {
-        self.check_key(key)?;
-        let hash = self.memory.hash(key);
-        let moment = self.moment(None);
-        match self.hit(hash, key, moment, |held| copy(held.value())) {
+    pub(crate) fn get_with_lock(&self, key: &[u8], copy: impl FnMut(&[u8])) -> Result<bool> {
+        if self.is_plain(None) {
+            self.copy_as::<true>(key, copy)
+        } else {
+            self.copy_in_full(key, copy)
+        }
+    }
+
+    #[inline(never)]
+    fn copy_in_full(&self, key: &[u8], copy: impl FnMut(&[u8])) -> Result<bool> {
+        self.copy_as::<false>(key, copy)
+    }
+
+    #[inline]
+    fn copy_as<const IS_PLAIN: bool>(
+        &self,
+        key: &[u8],
+        mut copy: impl FnMut(&[u8]),
+    ) -> Result<bool> {
+        let (hash, moment) = self.asked::<IS_PLAIN>(key, None)?;
+        match self.hit::<IS_PLAIN, _>(hash, key, moment, |held| copy(held.value())) {
             Ok(()) => {
                 trace::memory_hit(key);
                 Ok(true)
@@ -203,15 +246,31 @@ impl Core {
 
     /// What `f` makes of the record of `key`, with no lock held; the key becomes the most recent.
     #[inline]
+    pub(crate) fn view<R>(&self, key: &[u8], f: impl FnOnce(Record) -> R) -> Result<Option<R>> {
+        if self.is_plain(None) {
+            self.view_as::<true, R>(key, f)
+        } else {
+            self.view_in_full(key, f)
+        }
+    }
+
+    #[inline(never)]
+    fn view_in_full<R>(&self, key: &[u8], f: impl FnOnce(Record) -> R) -> Result<Option<R>> {
+        self.view_as::<false, R>(key, f)
+    }
+
+    #[inline]
     #[expect(
         clippy::redundant_closure_for_method_calls,
         reason = "with the function itself, `hit` would be the one that `get` calls, and in neither inlined"
     )]
-    pub(crate) fn view<R>(&self, key: &[u8], f: impl FnOnce(Record) -> R) -> Result<Option<R>> {
-        self.check_key(key)?;
-        let hash = self.memory.hash(key);
-        let moment = self.moment(None);
-        match self.hit(hash, key, moment, |held| held.take()) {
+    fn view_as<const IS_PLAIN: bool, R>(
+        &self,
+        key: &[u8],
+        f: impl FnOnce(Record) -> R,
+    ) -> Result<Option<R>> {
+        let (hash, moment) = self.asked::<IS_PLAIN>(key, None)?;
+        match self.hit::<IS_PLAIN, _>(hash, key, moment, |held| held.take()) {
             Ok(record) => {
                 trace::memory_hit(key);
                 Ok(Some(f(record)))

@@ -56,7 +56,7 @@ use crate::record::Record;
 use crate::stats::Limits;
 use crate::strategy::Strategy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{BriefGuard, BriefMutex, CachePadded};
+use crate::sync::{BriefGuard, BriefMutex, CachePadded, LaneCounts};
 
 use ordered::{ENTRIES_MAX, Ordered};
 
@@ -87,6 +87,8 @@ pub(crate) struct Memory<S> {
     /// The account's limits, for whom they need not be those of this very moment; [`NONE`] for none.
     limits: [AtomicU64; 2],
     hasher: KeyHasher,
+    /// How often entries were hit, by shard.
+    hits: LaneCounts,
     /// Whether the account has an order.
     is_ordered: bool,
     /// What that sets when it has panicked.
@@ -204,6 +206,12 @@ pub(crate) struct LockedForHit<'a, S> {
 }
 
 impl<'a, S> LockedForHit<'a, S> {
+    /// Counts hits in this shard.
+    #[inline]
+    pub(crate) fn count_hits(&self, n: u64) {
+        self.memory.hits.add(self.index, n);
+    }
+
     /// The same lock, for everything else.
     pub(crate) fn for_all(self) -> Locked<'a, S> {
         let Self { guarded, index, memory } = self;
@@ -446,21 +454,13 @@ impl<S: Default> Memory<S> {
         debug_assert!(shards.is_power_of_two());
         let order = order::make(strategy);
         let is_ordered = order.is_some();
-        let counted = if is_ordered { shards } else { 0 };
-        let hits: Box<[Arc<_>]> = (0..counted).map(|_| Arc::default()).collect();
-        let shard = |index: usize| match hits.get(index) {
-            Some(hits) => Shard::of_tier(knows_idle, Arc::clone(hits)),
-            None => Shard::default(),
-        };
-        let guarded = |index| Guarded {
-            shard: shard(index),
-            side: S::default(),
-            published: EMPTY,
-            was_full: false,
-        };
+        let hits = LaneCounts::new(shards);
+        let shard = || if is_ordered { Shard::of_tier(knows_idle) } else { Shard::default() };
+        let guarded =
+            || Guarded { shard: shard(), side: S::default(), published: EMPTY, was_full: false };
         let shards: Box<[_]> =
-            (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
-        let ordered = order.map(|order| Ordered::new(order, limits, hits));
+            (0..shards).map(|_| CachePadded::new(BriefMutex::new(guarded()))).collect();
+        let ordered = order.map(|order| Ordered::new(order, limits, hits.clone()));
         let is_lost = ordered.as_ref().map(Ordered::is_lost);
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
         Self {
@@ -474,6 +474,7 @@ impl<S: Default> Memory<S> {
                 ..Account::default()
             })),
             hasher,
+            hits,
             is_ordered,
             is_lost,
         }
@@ -518,6 +519,11 @@ impl<S> Memory<S> {
     #[inline]
     pub(crate) fn lock_nth_for_hits(&self, index: usize) -> LockedForHit<'_, S> {
         LockedForHit { guarded: self.shards[index].lock(), index, memory: self }
+    }
+
+    /// How often entries were hit since the tier was made.
+    pub(crate) fn hits_so_far(&self) -> u64 {
+        self.hits.sum()
     }
 
     /// Entries and bytes held.

@@ -37,8 +37,8 @@ use crate::memory::{
 use crate::record::{FILED_MAX, NEVER, Record};
 use crate::stats::Limits;
 use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{CachePadded, thread};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{LaneCounts, thread};
 use crate::time::Timestamp;
 
 /// The most entries that there are numbers for.
@@ -68,8 +68,8 @@ struct Known {
     entries: Vec<Option<Filed>>,
     /// What has a place and is about to come in: entries, and the sum of their charges (O1).
     coming: (u64, u64),
-    /// How often entries of each shard were hit.
-    hits: Box<[Arc<CachePadded<AtomicU64>>]>,
+    /// How often entries were hit.
+    hits: LaneCounts,
 }
 
 /// An entry that has a number.
@@ -123,7 +123,7 @@ impl Entries for Known {
     }
 
     fn hits_so_far(&self) -> u64 {
-        self.hits.iter().map(|hits| hits.load(Ordering::Relaxed)).sum()
+        self.hits.sum()
     }
 
     fn coming(&self) -> (u64, u64) {
@@ -132,12 +132,8 @@ impl Entries for Known {
 }
 
 impl Ordered {
-    /// `hits`: how often entries of each shard were hit.
-    pub(super) fn new(
-        order: Box<dyn EvictionOrder>,
-        limits: Limits,
-        hits: Box<[Arc<CachePadded<AtomicU64>>]>,
-    ) -> Self {
+    /// `hits`: how often entries were hit.
+    pub(super) fn new(order: Box<dyn EvictionOrder>, limits: Limits, hits: LaneCounts) -> Self {
         let known = Known { entries: Vec::new(), coming: (0, 0), hits };
         let is_lost = Arc::default();
         let mut new = Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost };

@@ -22,15 +22,12 @@
 
 use std::cmp;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use crate::hash::{Check, KeyHash};
 use crate::memory::idle::Idle;
 use crate::memory::order::Lru;
 use crate::memory::table::{Removed, SlotId, Table};
 use crate::record::{Held, NEVER, Record};
-use crate::sync::CachePadded;
-use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The data of one shard.
 #[derive(Debug, Default)]
@@ -50,8 +47,6 @@ pub(super) enum Order {
     OfTier {
         /// What was accessed longest ago, if that matters.
         idle: Option<Idle>,
-        /// How often entries were hit; written under the shard's lock only.
-        hits: Arc<CachePadded<AtomicU64>>,
     },
 }
 
@@ -113,11 +108,11 @@ pub(crate) struct Placement {
 }
 
 impl Shard {
-    /// A shard whose entries one order over the tier keeps, and which counts hits in `hits`;
-    /// `knows_idle` says whether it is to know which of them has been idle longest.
-    pub(super) fn of_tier(knows_idle: bool, hits: Arc<CachePadded<AtomicU64>>) -> Self {
+    /// A shard whose entries one order over the tier keeps; `knows_idle` says whether it is to know which of them
+    /// has been idle longest.
+    pub(super) fn of_tier(knows_idle: bool) -> Self {
         let idle = knows_idle.then(Idle::default);
-        Self { order: Order::OfTier { idle, hits }, ..Self::default() }
+        Self { order: Order::OfTier { idle }, ..Self::default() }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -154,10 +149,8 @@ impl Shard {
         if is_over(held.leaves(), before) {
             return Hit::Over;
         }
-        if let Order::OfTier { hits, .. } = &self.order {
+        if let Order::OfTier { .. } = &self.order {
             held.count_hit();
-            // No exchange: nobody else writes it.
-            hits.store(hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
         if before > stamp {
             return Hit::WentBack(take(held));

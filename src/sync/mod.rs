@@ -20,7 +20,7 @@ pub(crate) use std::{sync::atomic, thread};
 #[cfg(not(shuttle))]
 pub(crate) use brief::{BriefGuard, BriefMutex};
 pub(crate) use crossbeam_utils::CachePadded;
-pub(crate) use lanes::{InLane, LANES, Lanes, lane};
+pub(crate) use lanes::{InLane, LANES, LaneCounts, Lanes, lane};
 #[cfg(not(shuttle))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 

@@ -451,6 +451,27 @@ fn is_empty(cache: &ByteCache) -> bool {
     sums == [0; 4] && cache.is_empty()
 }
 
+/// Its time is over whether or not it was swept: by the system's clock, with thousands to sweep.
+#[test]
+fn what_is_over_is_not_found_while_others_are_swept() {
+    for round in 0..4_u32 {
+        let cache = ByteCache::builder().memory_max_entries(30_000).shards(8).open().unwrap();
+        let options = InsertOptions::default().ttl(Duration::from_millis(300));
+        let key = |n: u32| (round << 16 | n).to_le_bytes();
+        let last = 20_000;
+        for n in 0..=last {
+            cache.insert_with(&key(n), b"value", &options).unwrap();
+        }
+        // It leaves last.
+        while cache.get(&key(last)).unwrap().is_some() {}
+        for n in (0..last).rev().take(2_000) {
+            assert!(cache.get(&key(n)).unwrap().is_none());
+            assert!(cache.view(&key(n), |_| ()).unwrap().is_none());
+            assert!(!cache.get_into(&key(n), &mut Vec::new()).unwrap());
+        }
+    }
+}
+
 #[test]
 fn what_expires_frees_its_space_without_being_asked_for() {
     let folder = tempfile::tempdir().unwrap();

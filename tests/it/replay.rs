@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use larder::{ByteCache, Stats, WritePolicy};
 
@@ -231,14 +232,20 @@ fn memory_hits_like_a_list_at_every_number_of_shards() {
     let limits = [Limit::Entries(1), Limit::Entries(50), Limit::Entries(300)];
     for limit in limits.into_iter().chain([Limit::Bytes(1_000), Limit::Bytes(60_000)]) {
         let expected = hits_of_model(limit, &requests);
-        for shards in [1, 2, 8, 64, 256] {
+        // Gets have less to look at where nothing may be idle for too long.
+        let idle = [None, Some(Duration::from_secs(1_000_000_000))];
+        for (shards, idle) in [1, 2, 8, 64, 256].into_iter().flat_map(|n| idle.map(|i| (n, i))) {
             let builder = ByteCache::builder().shards(shards);
+            let builder = match idle {
+                Some(idle) => builder.time_to_idle(idle),
+                None => builder,
+            };
             let (name, builder) = match limit {
                 Limit::Entries(max) => ("entries", builder.memory_max_entries(max as u64)),
                 Limit::Bytes(max) => ("bytes", builder.memory_max_bytes(max as u64)),
             };
             let stats = replay(&builder.open().unwrap(), &requests);
-            assert_eq!(stats.memory_hits, expected, "limit by {name}, {shards} shards");
+            assert_eq!(stats.memory_hits, expected, "limit by {name}, {shards} shards, {idle:?}");
         }
     }
 }
