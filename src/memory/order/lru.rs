@@ -96,17 +96,19 @@ impl Lru {
     #[inline]
     pub(in crate::memory) fn link(&mut self, table: &mut Table, id: SlotId) {
         let held = table.get_mut(id);
-        match self.file_newest(held.recency(), id.into()) {
+        let (stamp, slot) = (held.recency(), id.into());
+        match self.file_newest(stamp, slot).or_else(|| self.file_in_run(stamp, slot)) {
             Some(number) => held.set_filed(number),
-            None => self.link_older(table, id),
+            None => self.link_in_front(table, id),
         }
     }
 
+    #[cold]
     #[inline(never)]
-    fn link_older(&mut self, table: &mut Table, id: SlotId) {
+    fn link_in_front(&mut self, table: &mut Table, id: SlotId) {
         let held = table.get_mut(id);
         let (stamp, record) = (held.recency(), held.take());
-        let number = self.file_older(table, stamp, id.into(), record.key());
+        let number = self.file_in_front(table, stamp, id.into(), record.key());
         table.get_mut(id).set_filed(number);
     }
 
@@ -140,17 +142,22 @@ impl Lru {
         Some(number)
     }
 
-    fn file_older(&mut self, table: &mut Table, stamp: u64, slot: Slot, key: &[u8]) -> u32 {
+    /// Puts what is older than the last run's start into its run, if that is not `front`.
+    #[inline(never)]
+    fn file_in_run(&mut self, stamp: u64, slot: Slot) -> Option<u32> {
         let behind = self.runs.partition_point(|run| run.start <= stamp);
-        if let Some(run) = behind.checked_sub(1).and_then(|index| self.runs.get_mut(index)) {
-            self.items += 1;
-            return run.take(stamp, slot);
-        }
+        let run = self.runs.get_mut(behind.checked_sub(1)?)?;
+        self.items += 1;
+        Some(run.take(stamp, slot))
+    }
+
+    fn file_in_front(&mut self, table: &mut Table, stamp: u64, slot: Slot, key: &[u8]) -> u32 {
         let is_of_one_stamp =
             self.front.first().map(|item| item.start) == self.front.last().map(|item| item.start);
         let is_long = self.front.len() >= FRONT_ITEMS_MAX && !is_of_one_stamp;
         if is_long && self.split_front(table) {
-            return self.file_older(table, stamp, slot, key);
+            let in_run = self.file_in_run(stamp, slot);
+            return in_run.unwrap_or_else(|| self.file_in_front(table, stamp, slot, key));
         }
         let at = self.front.partition_point(|item| {
             item.start > stamp || item.start == stamp && item.key(table) > key
