@@ -85,6 +85,12 @@ impl Account {
     }
 }
 
+/// This executable, also where another one has taken its place meanwhile, as a build does.
+fn executable() -> std::io::Result<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() { Ok(own.into()) } else { std::env::current_exe() }
+}
+
 fn cache_path(folder: &Path) -> PathBuf {
     folder.join("cache.larder")
 }
@@ -222,7 +228,8 @@ impl Life {
         let io = |error: std::io::Error| error.to_string();
         let _ = fs::remove_file(self.folder.path().join("account"));
         let account = Account::open(self.folder.path()).map_err(io)?;
-        let child = self.start(seed, cycle).map_err(io)?;
+        let child = self.start(seed, cycle);
+        let child = child.map_err(|error| format!("cannot start the process to kill: {error}"))?;
         kill_in_time(child, &account, rng, self.folder.path())?;
         figures.add("killed before they had opened", u64::from(!account.is_open()));
         let path = cache_path(self.folder.path());
@@ -251,7 +258,7 @@ impl Life {
 
     fn start(&self, seed: u64, cycle: u64) -> std::io::Result<Child> {
         let told = File::create(self.folder.path().join("stderr"))?;
-        Command::new(std::env::current_exe()?)
+        Command::new(executable()?)
             .args(["--exact", TEST, "--nocapture"])
             .env(TASK, format!("{seed} {} {cycle}", self.born))
             .env(FOLDER, self.folder.path())
