@@ -84,7 +84,9 @@ impl Core {
         key: &[u8],
         at: Option<Timestamp>,
     ) -> Result<Option<Handle>> {
-        let (hash, moment) = self.asked::<IS_PLAIN>(key, at)?;
+        self.check_asked::<IS_PLAIN>(key)?;
+        let hash = self.memory.hash(key);
+        let moment = self.moment_asked::<IS_PLAIN>(at);
         match self.hit::<IS_PLAIN, _>(hash, key, moment, Held::take) {
             Ok(record) => {
                 trace::memory_hit(key);
@@ -97,21 +99,21 @@ impl Core {
         }
     }
 
-    /// The hash of a key that may be asked for, and the moment.
     #[inline]
-    fn asked<const IS_PLAIN: bool>(
-        &self,
-        key: &[u8],
-        at: Option<Timestamp>,
-    ) -> Result<(KeyHash, Moment)> {
-        if !IS_PLAIN {
-            self.check_key(key)?;
-            return Ok((self.memory.hash(key), self.moment(at)));
+    fn check_asked<const IS_PLAIN: bool>(&self, key: &[u8]) -> Result<()> {
+        if IS_PLAIN {
+            return crate::key::check(key, self.config.max_key_bytes);
         }
-        crate::key::check(key, self.config.max_key_bytes)?;
-        let hash = self.memory.hash(key);
+        self.check_key(key)
+    }
+
+    #[inline]
+    fn moment_asked<const IS_PLAIN: bool>(&self, at: Option<Timestamp>) -> Moment {
+        if !IS_PLAIN {
+            return self.moment(at);
+        }
         let (stamp, wall) = self.clock.system_stamp_and_wall();
-        Ok((hash, Moment { stamp, wall, is_explicit: false }))
+        Moment { stamp, wall, is_explicit: false }
     }
 
     /// Makes an entry in memory the most recent, and gives what `take` makes of its record; the lock if
@@ -228,7 +230,9 @@ impl Core {
         key: &[u8],
         mut copy: impl FnMut(&[u8]),
     ) -> Result<bool> {
-        let (hash, moment) = self.asked::<IS_PLAIN>(key, None)?;
+        self.check_asked::<IS_PLAIN>(key)?;
+        let hash = self.memory.hash(key);
+        let moment = self.moment_asked::<IS_PLAIN>(None);
         match self.hit::<IS_PLAIN, _>(hash, key, moment, |held| copy(held.value())) {
             Ok(()) => {
                 trace::memory_hit(key);
@@ -269,7 +273,9 @@ impl Core {
         key: &[u8],
         f: impl FnOnce(Record) -> R,
     ) -> Result<Option<R>> {
-        let (hash, moment) = self.asked::<IS_PLAIN>(key, None)?;
+        self.check_asked::<IS_PLAIN>(key)?;
+        let hash = self.memory.hash(key);
+        let moment = self.moment_asked::<IS_PLAIN>(None);
         match self.hit::<IS_PLAIN, _>(hash, key, moment, |held| held.take()) {
             Ok(record) => {
                 trace::memory_hit(key);
