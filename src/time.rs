@@ -436,13 +436,18 @@ impl Ticker {
     #[cold]
     fn wake(&self) -> u64 {
         let now = self.tick();
-        if let Some(thread) = self.sleeper.get() {
-            thread.unpark();
-        }
+        self.nudge();
         now
     }
 
-    /// Reads the clock and refreshes both words; gives the wall time.
+    /// Reads the clock for somebody who has to know it now; gives the wall time.
+    pub(crate) fn read_now(&self) -> u64 {
+        // Whoever takes the place of `PARKED` has to wake the maintenance thread: nobody else sees it any more.
+        self.wake()
+    }
+
+    /// Reads the clock and refreshes both words; gives the wall time. For the maintenance thread, which goes on
+    /// doing so.
     pub(crate) fn tick(&self) -> u64 {
         if let Some(clock) = &self.injected {
             return clock.now().0;

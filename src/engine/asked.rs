@@ -25,6 +25,11 @@ impl<T> Asked<T> {
         self.open.is_empty()
     }
 
+    /// What was asked for last and is not answered.
+    pub(super) fn latest(&self) -> Option<&T> {
+        self.open.back().map(|(_, _, what)| what)
+    }
+
     /// Gives the ticket. Those that come while one is open are answered together, behind it.
     pub(super) fn ask(&mut self, number: u64, what: T) -> u64 {
         self.last += 1;

@@ -71,10 +71,6 @@ impl<T> Few<T> {
             drop(mem::take(&mut *more));
         }
     }
-
-    pub(super) fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.more.len()
-    }
 }
 
 impl<T> Extend<T> for Few<T> {
@@ -102,7 +98,7 @@ mod tests {
         for count in 0..5 {
             let mut few = Few::default();
             few.extend(0..count);
-            assert_eq!(few.len(), count);
+            assert_eq!(usize::from(few.first.is_some()) + few.more.len(), count);
             few.push(count);
             assert!(few.into_iter().eq(0..=count));
         }

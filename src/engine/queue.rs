@@ -394,9 +394,13 @@ impl Queue {
     }
 
     /// Asks for a sweep of what has expired; its number is for [`Self::wait_swept`].
-    pub(crate) fn ask_sweep(&self, sweep: Sweep) -> u64 {
+    pub(crate) fn ask_sweep(&self, mut sweep: Sweep) -> u64 {
         let mut state = self.state.lock();
         let last = state.last;
+        // It answers those before it as well, of which one may have read the time later.
+        if let Some(before) = state.sweeps.latest() {
+            sweep.now = sweep.now.max(before.now);
+        }
         self.work.notify_one();
         state.sweeps.ask(last, sweep)
     }
@@ -596,9 +600,7 @@ impl Queue {
 fn not_durable(reason: &str) -> Error {
     Error::new(
         ErrorKind::Io,
-        format!(
-            "the disk tier fails: {reason}; the entry is in memory, and writing is tried again"
-        ),
+        format!("the disk tier fails: {reason}; it is done in memory, and writing is tried again"),
     )
 }
 

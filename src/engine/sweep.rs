@@ -67,36 +67,41 @@ pub(super) fn run(core: &Arc<Core>) {
 
 impl Core {
     /// Takes out of memory what is over at `wall`, and asks the writer to do so on disk if anything
-    /// there is due. Returns the number of entries that left memory, and the sweep to wait for.
-    fn sweep(&self, wall: u64) -> (u64, Option<u64>) {
-        let swept = self.sweep_memory(wall);
-        let Some(disk) = &self.disk else { return (swept, None) };
+    /// there is due.
+    fn sweep(&self, wall: u64) {
+        self.sweep_memory(wall);
+        let Some(disk) = &self.disk else { return };
         let idle = disk.oldest.load(Ordering::Acquire).saturating_add(self.lifetimes.idle);
         if disk.next_deadline.load(Ordering::Acquire) >= wall && idle >= wall {
-            return (swept, None);
+            return;
         }
-        let sweep = Sweep { now: wall, time_to_idle: self.lifetimes.idle };
-        (swept, Some(disk.queue.ask_sweep(sweep)))
+        disk.queue.ask_sweep(Sweep { now: wall, time_to_idle: self.lifetimes.idle });
     }
 
+    /// Takes out of memory what is over; gives how much of it was nowhere else.
     fn sweep_memory(&self, wall: u64) -> u64 {
-        let mut swept = 0;
+        let mut only_there = 0;
         for index in 0..self.memory.shard_count() {
             loop {
                 let mut garbage = Garbage::default();
-                let more = self.sweep_shard(index, wall, &mut garbage);
-                swept += garbage.records.len() as u64;
+                let more = self.sweep_shard(index, wall, &mut only_there, &mut garbage);
                 self.dispose(garbage);
                 if !more {
                     break;
                 }
             }
         }
-        swept
+        only_there
     }
 
     /// Takes up to [`SWEPT_PER_LOCK`] entries out of one shard; `true` if there may be more.
-    fn sweep_shard(&self, index: usize, wall: u64, garbage: &mut Garbage) -> bool {
+    fn sweep_shard(
+        &self,
+        index: usize,
+        wall: u64,
+        only_there: &mut u64,
+        garbage: &mut Garbage,
+    ) -> bool {
         let mut locked = self.memory.lock_nth(index);
         for _ in 0..SWEPT_PER_LOCK {
             let dated = locked.shard.first_over(wall, |key| self.memory.hash(key));
@@ -108,6 +113,7 @@ impl Core {
             let Some(id) = dated.or_else(&mut idle) else { return false };
             let removed = locked.remove(id);
             locked.side.counts.memory_expirations += 1;
+            *only_there += u64::from(removed.handed() == NOT_BELOW);
             // If it is over below as well, the sweep there finds it, by its recency if it is idle,
             // and reports it.
             self.let_go(&mut locked.side, &removed, garbage);
@@ -142,15 +148,17 @@ impl Core {
     /// cache.
     pub(crate) fn purge_expired(&self) -> Result<u64> {
         self.check_open()?;
-        let wall = self.clock.tick();
-        let swept = self.sweep_memory(wall);
-        let Some(disk) = &self.disk else { return Ok(swept) };
+        let wall = self.clock.read_now();
+        let only_there = self.sweep_memory(wall);
+        let Some(disk) = &self.disk else { return Ok(only_there) };
         let before = self.counts.disk_expirations.get();
         let sweep = Sweep { now: wall, time_to_idle: self.lifetimes.idle };
         let waited = disk.queue.wait_swept(disk.queue.ask_sweep(sweep));
         match waited {
             Err(e) if self.config.error_policy == crate::config::ErrorPolicy::Strict => Err(e),
-            Ok(()) | Err(_) => Ok(self.counts.disk_expirations.get().saturating_sub(before)),
+            Ok(()) | Err(_) => {
+                Ok(only_there + self.counts.disk_expirations.get().saturating_sub(before))
+            }
         }
     }
 

@@ -463,8 +463,14 @@ impl Core {
         self.counts.disk_evictions.add(outcome.evicted.len() as u64);
         self.counts.disk_expirations.add(outcome.expired.len() as u64);
         self.counts.corrupt.add(outcome.scrubbed);
-        disk.next_deadline.store(outcome.next_deadline.unwrap_or(NEVER), Ordering::Release);
-        disk.oldest.store(outcome.oldest.unwrap_or(NEVER), Ordering::Release);
+        let next = outcome.next_deadline.unwrap_or(NEVER);
+        let is_sooner = next < disk.next_deadline.swap(next, Ordering::AcqRel);
+        let oldest = outcome.oldest.unwrap_or(NEVER);
+        let is_older = oldest < disk.oldest.swap(oldest, Ordering::AcqRel);
+        // The maintenance thread may sleep for longer.
+        if is_sooner || is_older && self.lifetimes.idle != NEVER {
+            self.clock.nudge();
+        }
         // First, or what came after a clear in the same batch would be hidden for a moment.
         if batch.ops.iter().any(|op| matches!(op.change, Change::Clear)) {
             for index in 0..self.memory.shard_count() {

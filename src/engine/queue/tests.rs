@@ -77,3 +77,16 @@ fn what_is_done_is_freed_before_the_writer_waits_or_ends() {
     queue.ended();
     assert_eq!(spent(queue), 0, "the cache is closed");
 }
+
+#[test]
+fn a_sweep_that_answers_another_is_as_late_as_that() {
+    let queue = queue();
+    for now in [5, 9, 7, 3] {
+        queue.ask_sweep(Sweep { now, time_to_idle: 0 });
+    }
+    let taken = queue.state.lock().sweeps.take(0);
+    assert_eq!(taken.map(|(ticket, sweep)| (ticket, sweep.now)), Some((4, 9)));
+    // A clock that went back is believed again once nobody waits.
+    queue.ask_sweep(Sweep { now: 2, time_to_idle: 0 });
+    assert_eq!(queue.state.lock().sweeps.take(0).map(|(_, sweep)| sweep.now), Some(2));
+}
