@@ -18,7 +18,7 @@ use crate::stats::{Limits, SharedCounts};
 use crate::store::disk::{OnDamage, OnOtherType, Opened, Options, Writer};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
-use crate::sync::thread::{self, JoinHandle};
+use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::time::{Ticker, nanos_of};
 use crate::trace::trace_op;
 
@@ -51,7 +51,10 @@ impl Deref for Engine {
 #[derive(Debug)]
 struct Life {
     core: Arc<Core>,
+    /// Held until they have ended by whoever closes the cache.
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Which they are.
+    own: Mutex<Vec<ThreadId>>,
 }
 
 impl Drop for Life {
@@ -101,7 +104,8 @@ impl Engine {
             oldest: AtomicU64::new(NEVER),
         });
         let core = Arc::new(Core::new(config, disk, schema.validator));
-        let life = Life { core: Arc::clone(&core), threads: Mutex::new(Vec::new()) };
+        let life =
+            Life { core: Arc::clone(&core), threads: Mutex::default(), own: Mutex::default() };
         let engine = Self { core, life: Arc::new(life) };
         engine.start(writer)?;
         Ok(engine)
@@ -113,12 +117,12 @@ impl Engine {
             let core = Arc::clone(&self.core);
             let sweeper = spawn("larder-clock", move || sweep::run(&core))?;
             self.core.clock.set_sleeper(sweeper.thread().clone());
-            self.life.threads.lock().push(sweeper);
+            self.life.add(sweeper);
         }
         let Some(writer) = writer else { return Ok(()) };
         let core = Arc::clone(&self.core);
         let thread = spawn("larder-writer", move || writer::run(&core, writer))?;
-        self.life.threads.lock().push(thread);
+        self.life.add(thread);
         // Within the limits, and aware of the deadlines in the file, before anybody reads. What has
         // expired meanwhile goes in the same sweep.
         self.core.purge_expired()?;
@@ -160,21 +164,37 @@ fn bounds(config: &Config) -> Bounds {
 }
 
 impl Life {
+    fn add(&self, thread: JoinHandle<()>) {
+        self.own.lock().push(thread.thread().id());
+        self.threads.lock().push(thread);
+    }
+
     fn end(&self) -> Result<()> {
-        let mut threads = self.threads.lock();
+        let mut threads = if self.own.lock().contains(&thread::current().id()) {
+            // A listener closes the cache, on a thread for which whoever is closing it already waits.
+            let Some(threads) = self.threads.try_lock() else { return Ok(()) };
+            threads
+        } else {
+            self.threads.lock()
+        };
         self.core.is_plain.store(false, Ordering::Relaxed);
-        if self.core.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        self.core.clock.nudge();
-        if let Some(disk) = &self.core.disk {
-            disk.queue.close();
-        }
-        for thread in threads.drain(..) {
-            // The last handle may go in a listener, on one of these very threads.
-            if thread.thread().id() != thread::current().id() {
-                let _ = thread.join();
+        let was_closed = self.core.closed.swap(true, Ordering::AcqRel);
+        if !was_closed {
+            self.core.clock.nudge();
+            if let Some(disk) = &self.core.disk {
+                disk.queue.close();
             }
+        }
+        // A listener may close the cache on one of these very threads: then whoever closes it next waits for that.
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        let (own, others) = std::mem::take(&mut *threads).into_iter().partition(is_own);
+        let others: Vec<JoinHandle<()>> = others;
+        *threads = own;
+        for thread in others {
+            let _ = thread.join();
+        }
+        if was_closed {
+            return Ok(());
         }
         self.core.disk.as_ref().and_then(|disk| disk.queue.left()).map_or(Ok(()), Err)
     }
