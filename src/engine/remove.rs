@@ -4,6 +4,7 @@ use crate::config::ErrorPolicy;
 use crate::engine::below::Seen;
 use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::{Load, Room};
+use crate::engine::read::Sought;
 use crate::engine::{Core, DiskSide, Garbage};
 use crate::entry::{Found, RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
@@ -11,12 +12,20 @@ use crate::hash::KeyHash;
 use crate::memory::{AllLocked, Locked, NOT_BELOW, Removed, SlotId};
 use crate::record::Record;
 use crate::store::Change;
+use crate::store::disk::Lookup;
 use crate::trace::trace_op;
 
 /// What a removal found, and the number of its operation.
 struct Taken {
     found: Option<Found>,
     seq: Option<u64>,
+}
+
+/// What a batch of removals found of a key before it began.
+struct Known {
+    found: Option<Found>,
+    /// The token of [`Below::Unknown`] from before.
+    token: Option<u64>,
 }
 
 impl Core {
@@ -195,11 +204,17 @@ impl Core {
         // Which of them are there is looked up first, so that nothing is half done if that fails.
         let mut present = Vec::new();
         for key in keys {
+            let hash = self.memory.hash(&key);
+            // Before it is looked at: if it is the same later, nothing has become of it.
+            let token = match self.memory.lock(hash).side.below(hash, &key) {
+                Below::Unknown { token } => Some(token),
+                Below::Gone | Below::Value(_) => None,
+            };
             let asked = self.disk.as_ref().map(|disk| (disk, disk.disk.epoch()));
             let found = self.look(&key, 0)?;
             let known = asked.is_none_or(|(disk, epoch)| Self::could_be_asked(disk, epoch));
             if found.is_some() || !known {
-                present.push((self.memory.hash(&key), Record::of_key(&key), found));
+                present.push((hash, Record::of_key(&key), Known { found, token }));
             }
         }
         if present.is_empty() {
@@ -221,11 +236,11 @@ impl Core {
             seqs = Some(disk.queue.push_all(room, removals));
         }
         let mut there = 0;
-        for (index, (hash, name, found)) in present.into_iter().enumerate() {
+        for (index, (hash, name, looked)) in present.into_iter().enumerate() {
             let seq = seqs.map(|first| first + index as u64);
-            let (key, found) = (name.key(), found.as_ref());
+            let key = name.key();
             there +=
-                usize::from(self.take_in_batch(&mut all, hash, key, found, wall, &mut garbage));
+                usize::from(self.take_in_batch(&mut all, hash, key, &looked, wall, &mut garbage));
             if self.disk.is_some() {
                 let side = all.side(hash);
                 self.count_touches(side.forget_touch(hash, name.key()));
@@ -247,7 +262,7 @@ impl Core {
         all: &mut AllLocked<'_, Side>,
         hash: KeyHash,
         key: &[u8],
-        found: Option<&Found>,
+        looked: &Known,
         wall: u64,
         garbage: &mut Garbage,
     ) -> bool {
@@ -255,17 +270,36 @@ impl Core {
             let removed = all.remove(hash, id);
             return self.account_taken(all.side(hash), removed, wall, garbage).is_some();
         }
-        let (record, accessed) = match (all.side(hash).below(hash, key), found) {
+        let (record, accessed) = match (all.side(hash).below(hash, key), &looked.found) {
             // Somebody was faster, or the disk could not be asked.
             (Below::Gone, _) | (Below::Unknown { .. }, None) => return false,
-            (Below::Value(record), _) => {
-                let accessed = found.map_or(record.stamp(), |found| found.accessed);
+            (Below::Value(record), found) => {
+                let accessed = found.as_ref().map_or(record.stamp(), |found| found.accessed);
                 (record, accessed)
             }
-            (Below::Unknown { .. }, Some(found)) => (found.record.clone(), found.accessed),
+            (Below::Unknown { token }, Some(found)) if looked.token == Some(token) => {
+                (found.record.clone(), found.accessed)
+            }
+            // Something became of it meanwhile, or of a key beside it; it cannot while all is locked.
+            (Below::Unknown { token }, Some(_)) => {
+                let accessed = all.side(hash).touched(hash, key);
+                match self.find_below(hash, key, Sought { token, accessed }) {
+                    Some(found) => (found.record, found.accessed),
+                    None => return false,
+                }
+            }
         };
         let (handed, token) = (record.stamp(), None);
         self.take_seen(Seen { record, accessed, handed, token }, wall, garbage).is_some()
+    }
+
+    /// What the disk has of a key now; nothing, where it cannot be read.
+    fn find_below(&self, hash: KeyHash, key: &[u8], sought: Sought) -> Option<Found> {
+        let disk = self.disk.as_ref()?;
+        match disk.disk.read(|snapshot| snapshot.get(hash, key))? {
+            Ok(Lookup::Row(row)) => self.found_on_disk(row, sought, 0),
+            Ok(Lookup::Nothing | Lookup::Damaged) | Err(_) => None,
+        }
     }
 
     /// Removes everything; gives how many entries there were.
@@ -290,6 +324,7 @@ impl Core {
             self.count_touches(touches);
         }
         drop(all);
+        let in_memory = removed.len() as u64;
         let memory_only = removed.iter().filter(|r| r.handed() == NOT_BELOW).count() as u64;
         drop((removed, gone));
         trace_op!("clear", b"", "done", "disk");
@@ -297,7 +332,9 @@ impl Core {
         disk.queue.hurry();
         match disk.queue.wait_durable(seq) {
             Err(e) if self.config.error_policy == ErrorPolicy::Strict => Err(e),
-            Ok(()) | Err(_) => Ok(memory_only + disk.queue.take_cleared(seq)),
+            Ok(()) => Ok(memory_only + disk.queue.take_cleared(seq)),
+            // What was only below was not there for anybody.
+            Err(_) => Ok(in_memory),
         }
     }
 }
