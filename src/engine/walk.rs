@@ -5,12 +5,13 @@
 //! every entry that is there throughout exactly once. Entries that come meanwhile may be missing.
 //!
 //! With a disk tier the order is that of the keys: pages of the disk are merged with the keys that
-//! were not on disk when the walk began. Without one it is that of the shards.
+//! were not on disk when the walk began; where the disk cannot be read, with all that memory has. Without
+//! one it is that of the shards.
 
 use std::collections::BTreeSet;
 
 use crate::engine::Core;
-use crate::engine::pending::What;
+use crate::engine::pending::{Pending, What};
 use crate::entry::Found;
 use crate::error::Result;
 use crate::record::Record;
@@ -65,6 +66,16 @@ impl Core {
         walk
     }
 
+    /// Adds the keys of all that is in memory behind `after`.
+    fn list_memory(&self, prefix: &[u8], after: Option<&[u8]>, into: &mut BTreeSet<Vec<u8>>) {
+        for index in 0..self.memory.shard_count() {
+            let locked = self.memory.lock_nth(index);
+            let keys = locked.shard.ids().map(|id| locked.shard.record(id).key());
+            let rest = keys.filter(|key| key.starts_with(prefix) && after.is_none_or(|a| *key > a));
+            into.extend(rest.map(<[u8]>::to_vec));
+        }
+    }
+
     /// Entries in either tier, those that have expired and are not yet swept included. Counts what
     /// is not yet committed by looking up whether the disk has it.
     pub(crate) fn len(&self) -> u64 {
@@ -74,10 +85,17 @@ impl Core {
             let (mut uncommitted, mut memory_only, mut cleared) = (Vec::new(), 0, false);
             for index in 0..self.memory.shard_count() {
                 let locked = self.memory.lock_nth(index);
-                let pending = locked.side.pending_ops();
+                // What is also below is not counted there while the disk cannot be read.
+                let is_unread = snapshot.is_none();
+                let is_in_memory = |p: &Pending| {
+                    let key = p.what.record().key();
+                    locked.shard.find(self.memory.hash(key), key).is_some()
+                };
+                let pending = locked.side.pending_ops().filter(|p| !is_unread || !is_in_memory(p));
                 uncommitted.extend(pending.map(|p| p.what.clone()));
                 cleared |= locked.side.cleared.is_some();
-                let only = |id: &_| locked.shard.handed(*id) == crate::memory::NOT_BELOW;
+                let only =
+                    |id: &_| is_unread || locked.shard.handed(*id) == crate::memory::NOT_BELOW;
                 memory_only += locked.shard.ids().filter(only).count() as u64;
             }
             let known = snapshot.as_ref().filter(|_| !cleared);
@@ -156,7 +174,11 @@ impl Walk {
             return Ok(());
         };
         let after = self.after.as_deref();
-        self.page = match disk.disk.read(|snapshot| snapshot.keys(&self.prefix, after, PAGE_KEYS)) {
+        let read = disk.disk.read(|snapshot| snapshot.keys(&self.prefix, after, PAGE_KEYS));
+        if !matches!(read, Some(Ok(_))) {
+            core.list_memory(&self.prefix, after, &mut self.above);
+        }
+        self.page = match read {
             None => core.disk_unavailable(disk, Vec::new())?,
             Some(Ok(keys)) => keys,
             Some(Err(failure)) => core.disk_failed(failure, Vec::new())?,

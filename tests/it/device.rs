@@ -211,3 +211,24 @@ fn a_listener_hears_that_the_disk_fails_and_that_it_works_again() {
     assert!(heard.try_recv().is_err());
     assert_eq!((keys(&cache), cache.len()), (b"abc".to_vec(), 3));
 }
+
+#[test]
+fn what_memory_has_is_listed_and_counted_while_the_disk_cannot_be_read() {
+    let sim = Sim::default();
+    let cache = builder(&sim).open().unwrap();
+    (0..5_u8).for_each(|n| cache.insert(&[n, n], b"value").unwrap());
+    for call in [Call::Sync, Call::Read] {
+        sim.set_fault(Some(Fault { call, how: How::Io, first: 0, count: u64::MAX }));
+        cache.insert(&[5], b"new").unwrap();
+        assert!(matches!(cache.health().disk, Some(TierHealth::Degraded { .. })));
+        assert!((0..5_u8).all(|n| cache.peek(&[n, n]).unwrap().is_some()));
+        assert_eq!((keys(&cache), cache.len()), ((0..6).collect(), 6));
+        assert_eq!((cache.iter().count(), cache.keys_with_prefix(&[3]).count()), (6, 1));
+    }
+    assert_eq!(cache.clear().unwrap(), 6);
+    assert_eq!((keys(&cache), cache.len(), cache.memory_len()), (vec![], 0, 0));
+    sim.set_fault(None);
+    cache.insert(b"a", b"1").unwrap();
+    cache.flush().unwrap();
+    assert_eq!((keys(&cache), cache.len()), (b"a".to_vec(), 1));
+}
