@@ -258,8 +258,8 @@ impl ByteCache {
     ///
     /// # Errors
     ///
-    /// `InvalidKey`, `TooLarge`, `Busy`, `Closed`; `Io` with `ErrorPolicy::Strict` and
-    /// write-through. An older value of the key is still there then.
+    /// `InvalidKey`, `TooLarge`, `Busy`, `Closed`: an older value of the key is still there then. `Io` with
+    /// `ErrorPolicy::Strict` and write-through: the value is in memory, and writing it is tried again.
     ///
     /// # Examples
     ///

@@ -280,8 +280,8 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     ///
     /// # Errors
     ///
-    /// `InvalidKey`, `TooLarge`, `Busy`, `Closed`; `Io` with `ErrorPolicy::Strict` and
-    /// write-through. An older value of the key is still there then.
+    /// `InvalidKey`, `TooLarge`, `Busy`, `Closed`: an older value of the key is still there then. `Io` with
+    /// `ErrorPolicy::Strict` and write-through: the value is in memory, and writing it is tried again.
     ///
     /// # Examples
     ///

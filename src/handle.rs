@@ -176,7 +176,7 @@ macro_rules! state_and_life {
         ///
         /// # Errors
         ///
-        /// `InvalidOption` for 0, or without a disk tier; `Io` if the disk fails; `Closed`.
+        /// `InvalidOption` for 0, or for any limit without a disk tier; `Io` if the disk fails; `Closed`.
         ///
         /// # Examples
         ///

@@ -38,9 +38,10 @@ pub enum Strategy {
     S3Fifo,
     /// SIEVE (Zhang, Yang, Yue, Vigfusson, Rashmi, 2024): one queue, and a hand that spares what was hit.
     Sieve,
-    /// First in, first out: by the time when the value was stored, then by key.
+    /// First in, first out: by the time when the value was stored, then by key. A `touch` stores it anew.
     Fifo,
-    /// Soonest deadline first; what has the same one, or none, by time of last access.
+    /// Soonest deadline first; what has the same one, or none, by time of last access. An access with an older
+    /// time than the one before is taken for that one until the entry's turn comes.
     Ttl,
     /// GreedyDual-Size-Frequency (Cherkasova, 1998): large and seldom used ones first.
     Size,

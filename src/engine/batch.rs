@@ -17,7 +17,7 @@ use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::Load;
 use crate::engine::{Core, Garbage, Moment};
 use crate::entry::{RemovalCause, Tier};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::hash::KeyHash;
 use crate::memory::{AllLocked, NOT_BELOW};
 use crate::record::Record;
@@ -31,6 +31,15 @@ pub(crate) type Item = (Vec<u8>, Vec<u8>, Option<u64>);
 impl Core {
     /// Inserts all items or none. Of several with one key the last one stays; each counts.
     pub(crate) fn insert_many(&self, items: &[Item], at: Option<Timestamp>) -> Result<()> {
+        let inserted = self.insert_all(items, at);
+        // What is too large is counted where it is found.
+        if inserted.as_ref().is_err_and(|error| error.kind() == ErrorKind::Busy) {
+            self.counts.rejected.add(items.len() as u64);
+        }
+        inserted
+    }
+
+    fn insert_all(&self, items: &[Item], at: Option<Timestamp>) -> Result<()> {
         self.check_open()?;
         if items.is_empty() {
             return Ok(());

@@ -12,8 +12,7 @@ use crate::engine::{Core, DiskSide, Garbage, Moment, warn_of_order};
 use crate::entry::{RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::KeyHash;
-use crate::memory::CHARGES_MAX;
-use crate::record::{CHARGE_MAX, Draft, Record, VALUE_BYTES_MAX};
+use crate::record::{CHARGE_MAX, CHARGES_MAX, Draft, Record, VALUE_BYTES_MAX};
 use crate::store::Change;
 use crate::trace::trace_op;
 
@@ -248,7 +247,10 @@ impl Core {
             }
             return Ok(Entered::Yes(None));
         };
-        let ticket = self.ticket(disk, &record)?;
+        let ticket = self.ticket(disk, &record).inspect_err(|error| {
+            let is_refused = write.counted && error.kind() == ErrorKind::Busy;
+            self.counts.rejected.add(u64::from(is_refused));
+        })?;
         let mut garbage = Garbage::default();
         let entered = self.place(record, write, ticket, &mut garbage);
         self.dispose(garbage);
@@ -277,10 +279,7 @@ impl Core {
                 let load = Load::of(&Change::Remove(Record::of_key(record.key())));
                 Ok(Ticket::Shed(disk.queue.force_room(load)?))
             }
-            Reserved::Full => {
-                self.counts.rejected.add(1);
-                Err(busy(disk, patience))
-            }
+            Reserved::Full => Err(busy(disk, patience)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! All shards and the account, locked at once: what a batch does is one step for everybody else.
 //!
 //! Here the limits may be exceeded between two calls, since nobody can see it; the caller evicts
-//! down to them before it lets go (M2). What it puts in adds up to [`CHARGES_MAX`](super::CHARGES_MAX) at
+//! down to them before it lets go (M2). What it puts in adds up to [`CHARGES_MAX`](crate::record::CHARGES_MAX) at
 //! most.
 
 use crate::hash::KeyHash;

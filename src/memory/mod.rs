@@ -52,7 +52,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::hash::{KeyHash, KeyHasher};
-use crate::record::Record;
+use crate::record::{CHARGES_MAX, Record};
 use crate::stats::Limits;
 use crate::strategy::Strategy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,10 +67,6 @@ pub(crate) use table::{NOT_BELOW, Removed, SlotId};
 /// The bound of an empty shard. A stamp may have this value too, which only costs a second look; an
 /// empty shard may have a lower bound until somebody looks.
 const EMPTY: u64 = u64::MAX;
-
-/// What all charges add up to at most, with any limits: half of what a number holds, so that a batch as
-/// large can be in beside what is there until its room is made.
-pub(crate) const CHARGES_MAX: u64 = u64::MAX / 2;
 
 /// No limit, where one is an atomic.
 const NONE: u64 = u64::MAX;

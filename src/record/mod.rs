@@ -64,7 +64,7 @@ use row::{FLAGS_KNOWN, HAS_ATTRIBUTES, HAS_CHARGE, HAS_DEADLINE, HEADER, Words};
 
 pub(crate) use draft::{Draft, Seal};
 pub(crate) use held::{FILED_MAX, Held, UNFILED};
-pub(crate) use row::{BadRow, CHARGE_MAX, Header, NEVER, RECORD_VERSION};
+pub(crate) use row::{BadRow, CHARGE_MAX, CHARGES_MAX, Header, NEVER, RECORD_VERSION};
 
 /// The longest key that the format's length field and the documentation allow, in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 4096;

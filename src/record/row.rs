@@ -8,6 +8,10 @@ use super::{ATTRIBUTE_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub(crate) const RECORD_VERSION: u8 = 1;
 /// The largest charge of one entry; leaves room for 256 such in a sum.
 pub(crate) const CHARGE_MAX: u64 = 1 << 56;
+
+/// What the charges in a tier add up to at most, with any limits: half of what a number holds, so that in memory a
+/// batch as large can be in beside what is there until its room is made.
+pub(crate) const CHARGES_MAX: u64 = u64::MAX / 2;
 /// What stands for "no deadline".
 pub(crate) const NEVER: u64 = u64::MAX;
 

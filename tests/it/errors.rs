@@ -551,8 +551,11 @@ fn a_full_queue_gives_busy_in_time() {
     refused(cache.insert(b"key", b"newer"), ErrorKind::Busy, &parts);
     refused(cache.insert(b"new", b"newer"), ErrorKind::Busy, &parts);
     refused(cache.insert_if_absent(b"new", b"newer"), ErrorKind::Busy, &parts);
-    refused(cache.insert_many([(&b"new"[..], &b"newer"[..])]), ErrorKind::Busy, &parts);
+    let two = [(&b"new"[..], &b"newer"[..]), (b"newer", b"still")];
+    refused(cache.insert_many(two), ErrorKind::Busy, &parts);
     refused(cache.touch(b"key", None), ErrorKind::Busy, &parts);
+    // With the one that found the queue full.
+    assert_eq!(cache.stats().rejected, 1 + 3 + 2, "inserts, each key of a batch");
     assert_eq!(state(&cache), before);
     refused(cache.remove(b"key"), ErrorKind::Busy, &parts);
     refused(cache.remove_many([&b"key"[..]]), ErrorKind::Busy, &parts);

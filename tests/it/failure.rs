@@ -67,6 +67,10 @@ pub(crate) fn fail_and_recover(path: &Path) {
     assert!(stats.shed > 0 && stats.disk_errors > 0, "{stats:?}");
     let right = |n| cache.get(&key(n)).unwrap().is_some_and(|entry| entry[..] == value(n)[..]);
     assert!((2..count).all(right) && cache.get(&key(0)).unwrap().is_none());
+    // What is also on disk is there as well, whether or not that can be read.
+    let there = u64::from(count);
+    assert_eq!((cache.len(), cache.keys().count() as u64), (there, there));
+    assert_eq!(cache.keys_with_prefix(b"batch").count(), 1);
     let error = cache.flush().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("writing is tried again"), "{error}");

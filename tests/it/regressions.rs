@@ -2,12 +2,16 @@
 
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use larder::{
-    Builder, ByteCache, ManualClock, RemovalCause, Tier, Timestamp, WhenFull, WritePolicy,
+    Builder, ByteCache, ErrorKind, InsertOptions, ManualClock, RemovalCause, Tier, Timestamp,
+    WhenFull, WritePolicy,
 };
+
+use crate::support::Watchdog;
 
 /// Commits happen only when a call asks for one.
 const BY_HAND: WritePolicy = WritePolicy::Behind {
@@ -297,4 +301,157 @@ fn of_one_stamp_the_smallest_keys_leave_whoever_evicts() {
         assert!(stayed.eq((0..2_000).map(|n| n >= 1_600)), "round {round}");
         cache.validate().unwrap();
     }
+}
+
+/// The purge read the clock in the place of the thread that keeps the time, which slept on: from then on the time
+/// of the cache stood still.
+#[test]
+fn what_comes_after_a_purge_of_an_idle_cache_expires() {
+    let ttl = Duration::from_millis(50);
+    let cache = ByteCache::builder().memory_time_to_live(ttl).open().unwrap();
+    cache.insert(b"first", b"value").unwrap();
+    // Until nobody keeps the time.
+    thread::sleep(Duration::from_millis(800));
+    assert_eq!(cache.purge_expired().unwrap(), 0);
+    cache.insert(b"key", b"value").unwrap();
+    let end = Timestamp::now() + Duration::from_secs(10);
+    while cache.contains_key(b"key").unwrap() {
+        assert!(Timestamp::now() < end, "it does not expire");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The thread that sweeps slept without an end, since there was nothing on disk that could expire.
+#[test]
+fn what_is_committed_while_the_cache_is_idle_is_swept() {
+    for idles in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = WritePolicy::Behind {
+            max_delay: Duration::from_millis(1_600),
+            max_pending_ops: 100,
+            max_pending_bytes: 1 << 20,
+            when_full: WhenFull::default(),
+        };
+        let builder = ByteCache::builder().path(folder.path().join("cache.larder"));
+        let builder = builder.write_policy(policy).memory_max_entries(0);
+        let time = Duration::from_millis(200);
+        let builder =
+            if idles { builder.time_to_idle(time) } else { builder.disk_time_to_live(time) };
+        let cache = builder.open().unwrap();
+        cache.insert(b"key", b"value").unwrap();
+        let end = Timestamp::now() + Duration::from_secs(10);
+        // Only what changes no time is asked.
+        while cache.stats().pending_ops > 0 || cache.disk_len() > 0 {
+            assert!(Timestamp::now() < end, "it is not swept, by idleness: {idles}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(cache.stats().disk_expirations, 1);
+    }
+}
+
+/// Whoever closed the cache waited for the thread on which a listener closed it, too, and that one for the lock of
+/// the first.
+#[test]
+fn a_listener_may_close_what_somebody_is_closing() {
+    for disk in [false, true] {
+        let _watchdog = Watchdog::start(format!("two that close, with a disk: {disk}"));
+        let folder = tempfile::tempdir().unwrap();
+        let (entered, is_in) = mpsc::channel();
+        let handle: Arc<OnceLock<ByteCache>> = Arc::default();
+        let other = Arc::clone(&handle);
+        let builder = ByteCache::builder().eviction_listener(move |_, _, _| {
+            let _ = entered.send(());
+            thread::sleep(Duration::from_millis(50));
+            other.get().unwrap().clone().close().unwrap();
+        });
+        let builder = if disk {
+            builder.path(folder.path().join("cache.larder")).disk_max_entries(2)
+        } else {
+            builder.memory_time_to_live(Duration::from_millis(20))
+        };
+        let cache = builder.open().unwrap();
+        handle.set(cache.clone()).unwrap();
+        for n in 0..3 {
+            cache.insert(&[n], b"value").unwrap();
+        }
+        is_in.recv().unwrap();
+        cache.clone().close().unwrap();
+        assert_eq!(cache.get(b"key").unwrap_err().kind(), ErrorKind::Closed);
+    }
+}
+
+/// What a batch of removals had found below was taken for what is there, though somebody had removed it meanwhile.
+#[test]
+fn of_two_that_remove_a_key_one_had_it() {
+    const KEYS: u32 = 20_000;
+    for _ in 0..2 {
+        let folder = tempfile::tempdir().unwrap();
+        let builder = ByteCache::builder().path(folder.path().join("cache.larder"));
+        let (cache, heard) = listening(builder.memory_max_entries(0));
+        let keys: Vec<[u8; 4]> = (0..KEYS).map(u32::to_be_bytes).collect();
+        cache.insert_many(keys.iter().map(|key| (&key[..], &b"value"[..]))).unwrap();
+        cache.flush().unwrap();
+        let (one, other) = thread::scope(|scope| {
+            let one_by_one = scope.spawn(|| {
+                let is_ours = |key: &&[u8; 4]| cache.remove(&key[..]).unwrap().is_some();
+                keys.iter().filter(is_ours).count()
+            });
+            let together = cache.remove_many(keys.iter().map(|key| &key[..])).unwrap();
+            (one_by_one.join().unwrap(), together)
+        });
+        assert_eq!(one + other, keys.len(), "{one} and {other}");
+        cache.close().unwrap();
+        let explicit = heard.iter().filter(|(.., cause)| *cause == RemovalCause::Explicit);
+        assert_eq!(explicit.count(), keys.len());
+    }
+}
+
+/// What the queue had no room for, and so was in memory only, was not counted.
+#[test]
+fn a_purge_counts_what_is_in_memory_only() {
+    let purged = (0..5).map(|_| {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = WritePolicy::Behind {
+            max_delay: Duration::from_secs(3_600),
+            max_pending_ops: 1,
+            max_pending_bytes: 1 << 20,
+            when_full: WhenFull::Shed,
+        };
+        let clock = ManualClock::new(Timestamp::from_secs(1_000));
+        let builder = ByteCache::builder().path(folder.path().join("cache.larder"));
+        let builder = builder.write_policy(policy).clock(clock.clone());
+        let cache = builder.disk_time_to_live(Duration::from_secs(1)).open().unwrap();
+        for n in 0..50_u8 {
+            cache.insert(&[n], b"value").unwrap();
+        }
+        assert!(cache.stats().shed > 0);
+        clock.advance(Duration::from_secs(2));
+        let purged = cache.purge_expired().unwrap();
+        assert!(cache.is_empty() && purged <= 50);
+        purged
+    });
+    // The maintenance thread may be faster once in a while.
+    assert!(purged.into_iter().any(|purged| purged == 50));
+}
+
+/// The sum on disk stopped at the largest number, and was wrong from then on.
+#[test]
+fn the_sum_of_weights_on_disk_is_exact_however_large_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = two_tier(folder.path()).open().unwrap();
+    let options = InsertOptions::default().weight(1 << 56);
+    for n in 0..600_u32 {
+        cache.insert_with(&n.to_be_bytes(), b"value", &options).unwrap();
+    }
+    cache.flush().unwrap();
+    // Half of what a number holds.
+    assert_eq!((cache.disk_len(), cache.disk_bytes()), (127, 127 << 56));
+    for n in 500..600_u32 {
+        assert!(cache.remove(&n.to_be_bytes()).unwrap().is_some());
+    }
+    cache.flush().unwrap();
+    assert_eq!((cache.disk_len(), cache.disk_bytes()), (27, 27 << 56));
+    cache.set_disk_limits(None, Some(9 << 56)).unwrap();
+    assert_eq!((cache.disk_len(), cache.disk_bytes()), (9, 9 << 56));
+    assert!(!cache.verify().unwrap().wrong_totals);
 }

@@ -141,6 +141,8 @@ pub(super) struct Work<'t, 'b> {
     recount: bool,
     sweep_from: Vec<u8>,
     pub(super) outcome: Outcome,
+    /// What all charges add up to beyond what the sum in `outcome` holds, before entries are evicted for that.
+    pub(super) beyond: u128,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -169,6 +171,7 @@ impl<'t, 'b> Work<'t, 'b> {
             recount: false,
             sweep_from,
             outcome: Outcome { totals, ..Outcome::default() },
+            beyond: 0,
             buffer: Vec::new(),
         })
     }
@@ -211,9 +214,8 @@ impl<'t, 'b> Work<'t, 'b> {
         let (key, header) = (record.key(), record.header());
         let wanted = self.batch.listening && !reported;
         let old = self.rows.put(nth, record, wanted)?;
-        let totals = &mut self.outcome.totals;
-        totals.entries += 1;
-        totals.bytes = totals.bytes.saturating_add(header.charge);
+        self.outcome.totals.entries += 1;
+        self.count_charges(header.charge, 0);
         let mut replaced = None;
         if let Some(old) = old {
             replaced = old.header.as_ref().ok().map(|header| (*header, old.stamp));
@@ -251,13 +253,20 @@ impl<'t, 'b> Work<'t, 'b> {
         Ok(Some(record.unwrap_or_else(|| Record::of_key(key))))
     }
 
+    fn count_charges(&mut self, more: u64, less: u64) {
+        let bytes = &mut self.outcome.totals.bytes;
+        let sum = u128::from(*bytes) + self.beyond + u128::from(more);
+        let sum = sum.saturating_sub(less.into());
+        *bytes = u64::try_from(sum).unwrap_or(u64::MAX);
+        self.beyond = sum - u128::from(*bytes);
+    }
+
     /// Takes what went out of the sums; gives its record.
     fn went(&mut self, key: &[u8], gone: Gone) -> Result<Option<Record>, Failure> {
-        let totals = &mut self.outcome.totals;
-        totals.entries = totals.entries.saturating_sub(1);
+        self.outcome.totals.entries = self.outcome.totals.entries.saturating_sub(1);
         match gone.header {
             Ok(old) => {
-                totals.bytes = totals.bytes.saturating_sub(old.charge);
+                self.count_charges(0, old.charge);
                 self.drop_deadline(old.deadline, key)?;
             }
             Err(_) => self.damaged_row_went(key)?,
@@ -295,6 +304,7 @@ impl<'t, 'b> Work<'t, 'b> {
 
     fn clear(&mut self) -> Result<(), Failure> {
         self.outcome.cleared.push(self.outcome.totals.entries);
+        self.beyond = 0;
         let batch = self.outcome.totals.batch;
         self.outcome.totals = Totals { batch, ..Totals::default() };
         self.moments.clear();
@@ -469,7 +479,7 @@ impl<'t, 'b> Work<'t, 'b> {
         if self.recount {
             let before = self.outcome.totals;
             let mended = self.rows.mend()?;
-            self.outcome.totals = mended.totals;
+            (self.outcome.totals, self.beyond) = (mended.totals, 0);
             self.outcome.scrubbed += mended.lost;
             let misplaced = self.mend_ranks()?;
             if let Some(repair) = self.batch.repair {

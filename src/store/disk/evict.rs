@@ -19,6 +19,7 @@
 
 use redb::ReadableTable;
 
+use crate::record::CHARGES_MAX;
 use crate::store::disk::commit::{SWEEP_ROWS_MAX, Work};
 use crate::store::disk::failure::Failure;
 use crate::store::disk::ranks::{Rank, Ranks};
@@ -38,7 +39,9 @@ struct First {
 impl Work<'_, '_> {
     /// Takes out entries until the rest is within the limits.
     pub(super) fn evict(&mut self, above: &mut dyn Above) -> Result<(), Failure> {
-        while self.batch.limits.exceeded(self.outcome.totals.entries, self.outcome.totals.bytes) {
+        while self.outcome.totals.bytes > CHARGES_MAX
+            || self.batch.limits.exceeded(self.outcome.totals.entries, self.outcome.totals.bytes)
+        {
             match self.first_ranked()? {
                 Some(first) => self.evict_ranked(&first, above)?,
                 None => self.evict_oldest(above)?,
@@ -98,7 +101,7 @@ impl Work<'_, '_> {
             // D3 is broken, so the file is damaged: be within the limits all the same (D1).
             let Some(key) = self.rows.any_key()? else {
                 let batch = self.batch.number;
-                self.outcome.totals = Totals { batch, ..Totals::default() };
+                (self.outcome.totals, self.beyond) = (Totals { batch, ..Totals::default() }, 0);
                 return Ok(());
             };
             let _ = above.ask(&key, 0, Why::Expired);
