@@ -31,6 +31,9 @@ pub(crate) struct Walk {
     after: Option<Box<[u8]>>,
     /// The next shard to list, without a disk tier.
     shard: usize,
+    /// How many operations had been shed when memory was last listed: what the queue has no room for is in
+    /// memory only, and leaves the disk.
+    shed: u64,
     disk_done: bool,
     failed: bool,
 }
@@ -44,6 +47,7 @@ impl Core {
             page: Vec::new(),
             after: None,
             shard: 0,
+            shed: self.counts.shed.get(),
             disk_done: self.disk.is_none(),
             failed: false,
         };
@@ -66,7 +70,7 @@ impl Core {
         walk
     }
 
-    /// Adds the keys of all that is in memory behind `after`.
+    /// Adds the keys that memory has behind `after`.
     fn list_memory(&self, prefix: &[u8], after: Option<&[u8]>, into: &mut BTreeSet<Vec<u8>>) {
         for index in 0..self.memory.shard_count() {
             let locked = self.memory.lock_nth(index);
@@ -175,7 +179,9 @@ impl Walk {
         };
         let after = self.after.as_deref();
         let read = disk.disk.read(|snapshot| snapshot.keys(&self.prefix, after, PAGE_KEYS));
-        if !matches!(read, Some(Ok(_))) {
+        // After the page is read: what is not in it because of that has been counted.
+        let shed = core.counts.shed.get();
+        if !matches!(read, Some(Ok(_))) || std::mem::replace(&mut self.shed, shed) != shed {
             core.list_memory(&self.prefix, after, &mut self.above);
         }
         self.page = match read {

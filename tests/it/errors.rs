@@ -578,6 +578,8 @@ fn what_a_full_queue_sheds_is_in_memory_only_and_its_older_value_nowhere() {
         cache.insert(b"other", &[n]).unwrap();
     }
     assert_eq!(cache.stats().shed, 0);
+    // That began when it was on disk.
+    let walk = cache.keys();
     cache.insert(b"key", b"newer").unwrap();
     assert_eq!(cache.stats().shed, 1);
     let entry = cache.get(b"key").unwrap().unwrap();
@@ -585,6 +587,7 @@ fn what_a_full_queue_sheds_is_in_memory_only_and_its_older_value_nowhere() {
     go_on.send(()).unwrap();
     cache.flush().unwrap();
     assert_eq!(cache.get(b"key").unwrap().as_deref(), Some(&b"newer"[..]));
+    assert!(walk.map(Result::unwrap).any(|key| key == b"key"));
     assert_eq!((cache.len(), cache.memory_len(), cache.disk_len()), (3, 3, 2));
     let keys: Vec<Vec<u8>> = cache.keys().map(Result::unwrap).collect();
     assert_eq!(keys, [&b"cause"[..], b"key", b"other"]);
