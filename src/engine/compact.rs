@@ -17,7 +17,7 @@ use crate::engine::writer::{PAUSE_MIN, Pause};
 use crate::engine::{Core, DiskSide};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Totals;
-use crate::store::disk::{Compacted, Failure, Writer};
+use crate::store::disk::{Compacted, Copied, Failure, Writer};
 use crate::trace;
 
 /// Time for a slice of the copy, between two commits.
@@ -98,8 +98,8 @@ pub(super) struct Upkeep {
     written: u64,
     /// The entries' charges at that time.
     held: u64,
-    /// What the last copy occupied, and what it was estimated to need.
-    learned: Option<(u64, u64)>,
+    /// What the last copy took, also before the file was opened.
+    learned: Option<Copied>,
     /// After a failure none begins by itself below this.
     not_below: u64,
     /// Whether dead space builds up.
@@ -109,13 +109,13 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(super) fn new(max_file_bytes: Option<u64>) -> Self {
+    pub(super) fn new(max_file_bytes: Option<u64>, learned: Option<Copied>) -> Self {
         Self {
             bound: max_file_bytes.map(FileBound::new),
             ticket: None,
             written: 0,
             held: 0,
-            learned: None,
+            learned,
             not_below: 0,
             is_crowded: false,
             unprobed: 0,
@@ -149,7 +149,7 @@ impl Upkeep {
     fn copy_bytes(&self, totals: Totals) -> u64 {
         let need = need(totals);
         match self.learned {
-            Some((occupied, needed)) => scale(need, occupied, needed),
+            Some(Copied { occupied, needed }) => scale(need, occupied, needed),
             None => need,
         }
     }
@@ -287,7 +287,9 @@ impl Core {
             Ok(None) => true,
             Ok(Some(compacted)) => {
                 self.lost(disk, compacted.dropped);
-                upkeep.learned = Some((compacted.after, need(writer.totals())));
+                let copied = Copied { occupied: compacted.after, needed: need(writer.totals()) };
+                upkeep.learned = Some(copied);
+                writer.set_copied(copied);
                 upkeep.not_below = 0;
                 // Who waited for the copy should not wait for a long commit as well.
                 upkeep.is_crowded = true;

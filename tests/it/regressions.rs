@@ -455,3 +455,32 @@ fn the_sum_of_weights_on_disk_is_exact_however_large_they_are() {
     assert_eq!((cache.disk_len(), cache.disk_bytes()), (9, 9 << 56));
     assert!(!cache.verify().unwrap().wrong_totals);
 }
+
+/// What a copy takes was not known after opening, so twice what it may take was kept free: each time that a full
+/// cache with a bound for its file was opened, up to two thirds of the entries left.
+#[test]
+fn opening_a_file_with_a_bound_again_evicts_nothing() {
+    for (value, count) in [(20, 25_000_u32), (1_000, 3_000)] {
+        let folder = tempfile::tempdir().unwrap();
+        let builder = ByteCache::builder().path(folder.path().join("cache.larder"));
+        let builder = builder.disk_max_file_bytes(8 << 20).memory_max_entries(0);
+        let cache = builder.clone().open().unwrap();
+        let key = |n: u32| u64::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+        let fill = |numbers: std::ops::Range<u32>| {
+            numbers.for_each(|n| cache.insert(&key(n), &vec![1; value]).unwrap());
+        };
+        fill(0..count);
+        cache.compact().unwrap();
+        fill(count..2 * count);
+        cache.flush().unwrap();
+        let held = cache.len();
+        assert!(cache.stats().disk_evictions > 0);
+        cache.close().unwrap();
+        for _ in 0..3 {
+            let cache = builder.clone().open().unwrap();
+            cache.flush().unwrap();
+            assert_eq!((cache.len(), cache.stats().disk_evictions), (held, 0), "{value} bytes");
+            cache.close().unwrap();
+        }
+    }
+}

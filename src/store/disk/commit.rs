@@ -30,6 +30,7 @@ use crate::store::disk::adopt::Known;
 use crate::store::disk::blocks::{mildly, strictly};
 use crate::store::disk::changes::Changes;
 use crate::store::disk::check::Repair;
+use crate::store::disk::copied::Copied;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::Ranks;
@@ -68,6 +69,7 @@ impl Writer {
         let changes = self.disk.changes.begin().or(watched);
         let next_place = self.next_place;
         let (strategy, known) = (self.options.strategy, self.order);
+        let copied = self.copied;
         let hasher = self.disk.hasher();
         let done = guarded(|| {
             let mut transaction = database.begin_write()?;
@@ -91,7 +93,7 @@ impl Writer {
                 }
                 work.evict(above)?;
                 work.sweep_order()?;
-                work.finish(batch.number)
+                work.finish(batch.number, copied)
             })?;
             if database.watch().is_hurt() {
                 return Err(Failure::damage("pages of the cache file are damaged"));
@@ -475,7 +477,7 @@ impl<'t, 'b> Work<'t, 'b> {
     }
 
     /// Step 6, up to the commit itself.
-    fn finish(mut self, number: u64) -> Result<Done, Failure> {
+    fn finish(mut self, number: u64, copied: Option<Copied>) -> Result<Done, Failure> {
         if self.recount {
             let before = self.outcome.totals;
             let mended = self.rows.mend()?;
@@ -495,6 +497,9 @@ impl<'t, 'b> Work<'t, 'b> {
             self.order.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         let mut meta = strictly(|| self.transaction.open_table(META))?;
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
+        if let Some(copied) = copied {
+            copied.write(&mut meta)?;
+        }
         if let Some(ranks) = &self.ranks {
             let (strategy, level) = (ranks.strategy(), ranks.level());
             Mark { strategy, batch: number, level }.write(&mut meta)?;

@@ -37,6 +37,7 @@ mod changes;
 mod check;
 mod commit;
 mod compact;
+mod copied;
 mod evict;
 mod failure;
 mod holding;
@@ -66,6 +67,7 @@ use volume::Base;
 
 pub(crate) use check::{Check, Found, Repair, Step};
 pub(crate) use compact::Compacted;
+pub(crate) use copied::Copied;
 pub(crate) use failure::Failure;
 pub(crate) use open::{OnDamage, OnOtherType, Opened, Options};
 pub(crate) use read::{Lookup, Row, Snapshot};
@@ -158,6 +160,8 @@ pub(crate) struct Writer {
     /// Where the sweep of stale order rows goes on.
     sweep_from: Vec<u8>,
     order: adopt::Known,
+    /// What the last copy took, which each commit notes.
+    copied: Option<Copied>,
     /// A copy being made.
     compaction: Option<compact::Compaction>,
     /// The file before the last compaction, while it is being closed.
@@ -191,6 +195,16 @@ impl Writer {
 
     pub(crate) fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// What the last copy of this file took, if that is known.
+    pub(crate) fn copied(&self) -> Option<Copied> {
+        self.copied
+    }
+
+    /// Has it noted with the next commit.
+    pub(crate) fn set_copied(&mut self, copied: Copied) {
+        self.copied = Some(copied);
     }
 
     /// Opens the database again after a failure, and says what its last commit was.

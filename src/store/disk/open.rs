@@ -29,13 +29,14 @@ use crate::store::Totals;
 use crate::store::disk::adopt::Known;
 use crate::store::disk::blocks::{HEADS_BYTES, MAGIC, mildly, version_of};
 use crate::store::disk::changes::Log;
+use crate::store::disk::copied::Copied;
 use crate::store::disk::failure::{Failure, guarded};
 use crate::store::disk::lock::{FileLock, beside};
 use crate::store::disk::reserve::Reserve;
 use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
-    EXPIRY, FILED, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RANKS, RKYV_ROW, ROWS,
-    SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
+    COPIED_ROW, EXPIRY, FILED, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RANKS,
+    RKYV_ROW, ROWS, SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
 };
 use crate::store::disk::volume::{Base, Place, folder};
 use crate::store::disk::{Disk, Writer};
@@ -127,6 +128,7 @@ impl Opened {
                 })?
             }
         };
+        let copied = copied(&database);
         let disk = Arc::new(Disk {
             snapshot: Lanes::default(),
             entries: AtomicU64::new(totals.entries),
@@ -143,6 +145,7 @@ impl Opened {
             next_place: 0,
             sweep_from: Vec::new(),
             order: Known::Nothing,
+            copied,
             compaction: None,
             closing: None,
             unsynced_names: false,
@@ -441,6 +444,12 @@ impl Look {
         }
         Ok(!same || self.schema_version != options.schema_version)
     }
+}
+
+/// What the last copy of a file took; nothing, where that cannot be read.
+fn copied(database: &Base) -> Option<Copied> {
+    let read = || row(&database.begin_read()?.open_table(META)?, COPIED_ROW);
+    guarded(read).ok().flatten().and_then(|row| Copied::decode(&row))
 }
 
 /// The totals of a file; counted if their row is damaged or disagrees with the tables.

@@ -33,6 +33,7 @@ pub(super) const KEY_ROW: &str = "key";
 pub(super) const VALUE_ROW: &str = "value";
 pub(super) const SCHEMA_VERSION_ROW: &str = "schema_version";
 pub(super) const TOTALS_ROW: &str = "totals";
+pub(super) const COPIED_ROW: &str = "copied";
 pub(super) const STRATEGY_ROW: &str = "strategy";
 
 /// The last place of a row and the last number of a batch that can be believed: there are 2^32 more
