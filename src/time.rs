@@ -55,7 +55,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::thread::Thread;
+use crate::sync::thread::{Thread, current as current_thread};
 use crate::sync::{CachePadded, StaticMutex};
 
 /// A moment: nanoseconds since the Unix epoch (until the year 2554).
@@ -367,13 +367,18 @@ impl Ticker {
         let _ = self.sleeper.set(thread);
     }
 
+    /// Whether this is that thread.
+    pub(crate) fn is_kept_here(&self) -> bool {
+        self.sleeper.get().is_some_and(|sleeper| sleeper.id() == current_thread().id())
+    }
+
     /// The wall time in nanoseconds, at most one refresh old.
     pub(crate) fn wall(&self) -> u64 {
         if let Some(clock) = &self.injected {
             return clock.now().0;
         }
         match self.words.wall.load(Ordering::Relaxed) {
-            PARKED => self.wake(),
+            PARKED => self.read_now(),
             wall => wall,
         }
     }
@@ -393,7 +398,7 @@ impl Ticker {
         // Before `last`, which is raised first (T2).
         let mut wall = self.words.wall.load(Ordering::Acquire);
         if wall == PARKED {
-            wall = self.wake();
+            wall = self.read_now();
         }
         let set_aside = LEASE.with(|lease| {
             let next = lease.next.get();
@@ -433,17 +438,13 @@ impl Ticker {
         (next(last.unwrap_or(now)).unwrap_or(now), now)
     }
 
+    /// Reads the clock for somebody who has to know it now; gives the wall time. Whoever takes the place of
+    /// [`PARKED`] has to wake the maintenance thread: nobody else sees it any more.
     #[cold]
-    fn wake(&self) -> u64 {
+    pub(crate) fn read_now(&self) -> u64 {
         let now = self.tick();
         self.nudge();
         now
-    }
-
-    /// Reads the clock for somebody who has to know it now; gives the wall time.
-    pub(crate) fn read_now(&self) -> u64 {
-        // Whoever takes the place of `PARKED` has to wake the maintenance thread: nobody else sees it any more.
-        self.wake()
     }
 
     /// Reads the clock and refreshes both words; gives the wall time. For the maintenance thread, which goes on

@@ -98,8 +98,6 @@ pub(super) struct Upkeep {
     written: u64,
     /// The entries' charges at that time.
     held: u64,
-    /// What the last copy took, also before the file was opened.
-    learned: Option<Copied>,
     /// After a failure none begins by itself below this.
     not_below: u64,
     /// Whether dead space builds up.
@@ -109,13 +107,12 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(super) fn new(max_file_bytes: Option<u64>, learned: Option<Copied>) -> Self {
+    pub(super) fn new(max_file_bytes: Option<u64>) -> Self {
         Self {
             bound: max_file_bytes.map(FileBound::new),
             ticket: None,
             written: 0,
             held: 0,
-            learned,
             not_below: 0,
             is_crowded: false,
             unprobed: 0,
@@ -126,7 +123,7 @@ impl Upkeep {
     pub(super) fn prepare(&mut self, disk: &DiskSide, writer: &mut Writer, work: &Work) {
         if let Some(bound) = &self.bound {
             let mut totals = writer.totals();
-            let mut copy = self.copy_at_most(writer);
+            let mut copy = Self::copy_at_most(writer);
             for record in work.ops.iter().filter_map(|op| op.change.put()) {
                 totals.entries += 1;
                 totals.bytes = totals.bytes.saturating_add(record.charge());
@@ -145,26 +142,11 @@ impl Upkeep {
         self.unprobed = self.unprobed.saturating_add(bytes).saturating_add(COMMIT_BYTES);
     }
 
-    /// What a copy would occupy.
-    fn copy_bytes(&self, totals: Totals) -> u64 {
-        let need = need(totals);
-        match self.learned {
-            Some(Copied { occupied, needed }) => scale(need, occupied, needed),
-            None => need,
-        }
-    }
-
-    fn is_above(&self, occupied: u64, totals: Totals, percent: Percent) -> bool {
-        let by_charge = scale(totals.bytes, percent.of_charge, 100);
-        let by_copy = scale(self.copy_bytes(totals), percent.of_copy, 100);
-        occupied > by_charge.max(by_copy).saturating_add(FREE_BYTES)
-    }
-
     /// What a copy would occupy at most, as far as that is known: not more than the file does.
-    fn copy_at_most(&self, writer: &Writer) -> u64 {
-        let estimate = self.copy_bytes(writer.totals());
+    fn copy_at_most(writer: &Writer) -> u64 {
+        let estimate = copy_bytes(writer);
         // Pages that are half empty, at worst.
-        let estimate = if self.learned.is_some() { estimate } else { 2 * estimate };
+        let estimate = if writer.copied().is_some() { estimate } else { 2 * estimate };
         estimate.min(writer.occupied().unwrap_or(u64::MAX))
     }
 
@@ -177,7 +159,7 @@ impl Upkeep {
         if self.bound.is_none() {
             return false;
         }
-        let copy = self.copy_at_most(writer);
+        let copy = Self::copy_at_most(writer);
         let occupied = writer.occupied().unwrap_or(0);
         self.bound.as_mut().is_some_and(|bound| question(bound, occupied, copy))
     }
@@ -213,9 +195,9 @@ impl Upkeep {
             return false;
         }
         (self.written, self.held) = (0, held);
-        let (Ok(occupied), totals) = (writer.occupied(), writer.totals()) else { return false };
-        self.is_crowded = self.is_above(occupied, totals, SMALL_COMMITS_ABOVE);
-        occupied > self.not_below && self.is_above(occupied, totals, COMPACT_ABOVE)
+        let Ok(occupied) = writer.occupied() else { return false };
+        self.is_crowded = is_above(occupied, writer, SMALL_COMMITS_ABOVE);
+        occupied > self.not_below && is_above(occupied, writer, COMPACT_ABOVE)
     }
 
     /// How much commits take at once.
@@ -231,6 +213,21 @@ impl Upkeep {
         let ops_max = usize::try_from(writer.totals().entries).unwrap_or(usize::MAX) / part;
         Pace { fraction, ops_max: ops_max.max(min), is_shared }
     }
+}
+
+/// What a copy would occupy.
+fn copy_bytes(writer: &Writer) -> u64 {
+    let need = need(writer.totals());
+    match writer.copied() {
+        Some(Copied { occupied, needed }) => scale(need, occupied, needed),
+        None => need,
+    }
+}
+
+fn is_above(occupied: u64, writer: &Writer, percent: Percent) -> bool {
+    let by_charge = scale(writer.totals().bytes, percent.of_charge, 100);
+    let by_copy = scale(copy_bytes(writer), percent.of_copy, 100);
+    occupied > by_charge.max(by_copy).saturating_add(FREE_BYTES)
 }
 
 fn need(totals: Totals) -> u64 {
@@ -287,9 +284,8 @@ impl Core {
             Ok(None) => true,
             Ok(Some(compacted)) => {
                 self.lost(disk, compacted.dropped);
-                let copied = Copied { occupied: compacted.after, needed: need(writer.totals()) };
-                upkeep.learned = Some(copied);
-                writer.set_copied(copied);
+                let needed = need(writer.totals());
+                writer.set_copied(Copied { occupied: compacted.after, needed });
                 upkeep.not_below = 0;
                 // Who waited for the copy should not wait for a long commit as well.
                 upkeep.is_crowded = true;

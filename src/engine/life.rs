@@ -18,7 +18,7 @@ use crate::stats::{Limits, SharedCounts};
 use crate::store::disk::{OnDamage, OnOtherType, Opened, Options, Writer};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
-use crate::sync::thread::{self, JoinHandle, ThreadId};
+use crate::sync::thread::{self, JoinHandle};
 use crate::time::{Ticker, nanos_of};
 use crate::trace::trace_op;
 
@@ -53,8 +53,6 @@ struct Life {
     core: Arc<Core>,
     /// Held until they have ended by whoever closes the cache.
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Which they are.
-    own: Mutex<Vec<ThreadId>>,
 }
 
 impl Drop for Life {
@@ -104,8 +102,7 @@ impl Engine {
             oldest: AtomicU64::new(NEVER),
         });
         let core = Arc::new(Core::new(config, disk, schema.validator));
-        let life =
-            Life { core: Arc::clone(&core), threads: Mutex::default(), own: Mutex::default() };
+        let life = Life { core: Arc::clone(&core), threads: Mutex::default() };
         let engine = Self { core, life: Arc::new(life) };
         engine.start(writer)?;
         Ok(engine)
@@ -117,12 +114,12 @@ impl Engine {
             let core = Arc::clone(&self.core);
             let sweeper = spawn("larder-clock", move || sweep::run(&core))?;
             self.core.clock.set_sleeper(sweeper.thread().clone());
-            self.life.add(sweeper);
+            self.life.threads.lock().push(sweeper);
         }
         let Some(writer) = writer else { return Ok(()) };
         let core = Arc::clone(&self.core);
         let thread = spawn("larder-writer", move || writer::run(&core, writer))?;
-        self.life.add(thread);
+        self.life.threads.lock().push(thread);
         // Within the limits, and aware of the deadlines in the file, before anybody reads. What has
         // expired meanwhile goes in the same sweep.
         self.core.purge_expired()?;
@@ -164,13 +161,9 @@ fn bounds(config: &Config) -> Bounds {
 }
 
 impl Life {
-    fn add(&self, thread: JoinHandle<()>) {
-        self.own.lock().push(thread.thread().id());
-        self.threads.lock().push(thread);
-    }
-
     fn end(&self) -> Result<()> {
-        let mut threads = if self.own.lock().contains(&thread::current().id()) {
+        let is_writer = self.core.disk.as_ref().is_some_and(|disk| disk.queue.is_writer());
+        let mut threads = if is_writer || self.core.clock.is_kept_here() {
             // A listener closes the cache, on a thread for which whoever is closing it already waits.
             let Some(threads) = self.threads.try_lock() else { return Ok(()) };
             threads
@@ -186,11 +179,8 @@ impl Life {
             }
         }
         // A listener may close the cache on one of these very threads: then whoever closes it next waits for that.
-        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
-        let (own, others) = std::mem::take(&mut *threads).into_iter().partition(is_own);
-        let others: Vec<JoinHandle<()>> = others;
-        *threads = own;
-        for thread in others {
+        let own = thread::current().id();
+        for thread in threads.extract_if(.., |thread| thread.thread().id() != own) {
             let _ = thread.join();
         }
         if was_closed {

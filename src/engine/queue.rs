@@ -168,7 +168,7 @@ impl Queue {
     }
 
     /// Whether this is the writer itself, which would wait for ever.
-    fn is_writer(&self) -> bool {
+    pub(crate) fn is_writer(&self) -> bool {
         self.writer.get() == Some(&thread::current().id())
     }
 

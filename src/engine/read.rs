@@ -488,17 +488,29 @@ impl Core {
 
     /// Looks without a trace: sets no stamp, promotes and removes nothing, counts nothing.
     pub(super) fn look(&self, key: &[u8], wall: u64) -> Result<Option<Found>> {
-        let hash = self.memory.hash(key);
+        Ok(self.look_with_token(self.memory.hash(key), key, wall)?.0)
+    }
+
+    /// Likewise, with the token of [`Below::Unknown`] if the disk was asked.
+    pub(super) fn look_with_token(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+        wall: u64,
+    ) -> Result<(Option<Found>, Option<u64>)> {
         let mut locked = self.memory.lock_for_hit(hash);
         let seen = self.look_under_lock(&mut locked.guarded, hash, key, wall);
         drop(locked);
         match seen {
-            Looked::Found(record, accessed, tier) => Ok(Some(self.found(record, accessed, tier))),
-            Looked::Nothing => Ok(None),
+            Looked::Found(record, accessed, tier) => {
+                Ok((Some(self.found(record, accessed, tier)), None))
+            }
+            Looked::Nothing => Ok((None, None)),
             Looked::OnDisk(sought) => {
-                let Some(disk) = &self.disk else { return Ok(None) };
+                let Some(disk) = &self.disk else { return Ok((None, None)) };
                 let row = self.read_disk(disk, disk.disk.snapshot(), hash, key, sought.token)?;
-                Ok(row.and_then(|row| self.found_on_disk(row, sought, wall)))
+                let found = row.and_then(|row| self.found_on_disk(row, sought, wall));
+                Ok((found, Some(sought.token)))
             }
         }
     }

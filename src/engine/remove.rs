@@ -24,7 +24,7 @@ struct Taken {
 /// What a batch of removals found of a key before it began.
 struct Known {
     found: Option<Found>,
-    /// The token of [`Below::Unknown`] from before.
+    /// If it was below, the token of [`Below::Unknown`]: while that is the same, nothing has become of it.
     token: Option<u64>,
 }
 
@@ -205,13 +205,8 @@ impl Core {
         let mut present = Vec::new();
         for key in keys {
             let hash = self.memory.hash(&key);
-            // Before it is looked at: if it is the same later, nothing has become of it.
-            let token = match self.memory.lock(hash).side.below(hash, &key) {
-                Below::Unknown { token } => Some(token),
-                Below::Gone | Below::Value(_) => None,
-            };
             let asked = self.disk.as_ref().map(|disk| (disk, disk.disk.epoch()));
-            let found = self.look(&key, 0)?;
+            let (found, token) = self.look_with_token(hash, &key, 0)?;
             let known = asked.is_none_or(|(disk, epoch)| Self::could_be_asked(disk, epoch));
             if found.is_some() || !known {
                 present.push((hash, Record::of_key(&key), Known { found, token }));

@@ -70,14 +70,18 @@ impl Core {
         walk
     }
 
-    /// Adds the keys that memory has behind `after`.
-    fn list_memory(&self, prefix: &[u8], after: Option<&[u8]>, into: &mut BTreeSet<Vec<u8>>) {
-        for index in 0..self.memory.shard_count() {
-            let locked = self.memory.lock_nth(index);
-            let keys = locked.shard.ids().map(|id| locked.shard.record(id).key());
-            let rest = keys.filter(|key| key.starts_with(prefix) && after.is_none_or(|a| *key > a));
-            into.extend(rest.map(<[u8]>::to_vec));
-        }
+    /// Adds the keys that a shard has in memory behind `after`.
+    fn list_shard(
+        &self,
+        index: usize,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        into: &mut BTreeSet<Vec<u8>>,
+    ) {
+        let locked = self.memory.lock_nth(index);
+        let keys = locked.shard.ids().map(|id| locked.shard.record(id).key());
+        let rest = keys.filter(|key| key.starts_with(prefix) && after.is_none_or(|a| *key > a));
+        into.extend(rest.map(<[u8]>::to_vec));
     }
 
     /// Entries in either tier, those that have expired and are not yet swept included. Counts what
@@ -168,9 +172,7 @@ impl Walk {
     fn refill(&mut self, core: &Core) -> Result<()> {
         while core.disk.is_none() && self.above.is_empty() && self.shard < core.memory.shard_count()
         {
-            let locked = core.memory.lock_nth(self.shard);
-            let keys = locked.shard.ids().map(|id| locked.shard.record(id).key());
-            self.above.extend(keys.filter(|k| k.starts_with(&self.prefix)).map(<[u8]>::to_vec));
+            core.list_shard(self.shard, &self.prefix, None, &mut self.above);
             self.shard += 1;
         }
         let Some(disk) = core.disk.as_ref().filter(|_| !self.disk_done && self.page.is_empty())
@@ -182,7 +184,9 @@ impl Walk {
         // After the page is read: what is not in it because of that has been counted.
         let shed = core.counts.shed.get();
         if !matches!(read, Some(Ok(_))) || std::mem::replace(&mut self.shed, shed) != shed {
-            core.list_memory(&self.prefix, after, &mut self.above);
+            for index in 0..core.memory.shard_count() {
+                core.list_shard(index, &self.prefix, after, &mut self.above);
+            }
         }
         self.page = match read {
             None => core.disk_unavailable(disk, Vec::new())?,

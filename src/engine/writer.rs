@@ -71,7 +71,7 @@ pub(super) enum Pause {
 pub(super) fn run(core: &Arc<Core>, mut writer: Writer) {
     let Some(disk) = &core.disk else { return };
     disk.queue.set_writer(thread::current().id());
-    let mut upkeep = Upkeep::new(core.config.disk_max_file_bytes, writer.copied());
+    let mut upkeep = Upkeep::new(core.config.disk_max_file_bytes);
     loop {
         let work = disk.queue.next(upkeep.pace(disk, &writer));
         let close = work.as_ref().is_some_and(|work| work.close);

@@ -481,7 +481,7 @@ impl<'t, 'b> Work<'t, 'b> {
         if self.recount {
             let before = self.outcome.totals;
             let mended = self.rows.mend()?;
-            (self.outcome.totals, self.beyond) = (mended.totals, 0);
+            self.outcome.totals = mended.totals;
             self.outcome.scrubbed += mended.lost;
             let misplaced = self.mend_ranks()?;
             if let Some(repair) = self.batch.repair {
