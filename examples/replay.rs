@@ -4,7 +4,7 @@
 //! request that misses is filled with a value of that many bytes, 100 if the trace does not say. The
 //! bytes follow from the key, and every hit is checked to have those of its own key.
 //!
-//! `cargo run --release --features simulate --example replay -- TRACE`, or `--help` for the options.
+//! `cargo run --release --example replay -- TRACE`, or `--help` for the options.
 
 mod console;
 

@@ -4,7 +4,7 @@
 //! (`.trc`) traces; plain or gzip. Each is read once, whatever the number of strategies and sizes, or twice
 //! if no sizes are given. Tables are on standard output, `--csv` and `--svg` write files.
 //!
-//! `cargo run --release --features simulate --example simulate -- FILE...`, or `--help` for the options.
+//! `cargo run --release --example simulate -- FILE...`, or `--help` for the options.
 
 mod console;
 
@@ -80,8 +80,8 @@ fn run(options: &Options) -> Result<()> {
     let simulation = simulation(options);
     let mut out = std::io::stdout();
     let mut all = Report::default();
-    for file in &options.files {
-        let trace = trace(options, file)?;
+    for (file, name) in options.files.iter().zip(names(&options.files)) {
+        let trace = trace(options, file)?.named(name);
         let bar = progress_bar(0, "{msg} {wide_bar} {percent} %, {eta} left");
         let report = simulation.run(&trace, |progress| show(&bar, trace.name(), progress));
         bar.finish_and_clear();
@@ -96,6 +96,19 @@ fn run(options: &Options) -> Result<()> {
         fs::write(path, chart(&all)).map_err(|error| unwritable(path, &error))?;
     }
     Ok(())
+}
+
+/// A name for each file: its own without folders, or what tells files of one name apart.
+fn names(files: &[PathBuf]) -> Vec<String> {
+    let short = |file: &PathBuf| file.file_name().unwrap_or(file.as_os_str()).display().to_string();
+    let is_alone = |name: &String| files.iter().filter(|file| short(file) == *name).count() == 1;
+    let mut names: Vec<String> = Vec::new();
+    for file in files {
+        let name = Some(short(file)).filter(is_alone).unwrap_or_else(|| file.display().to_string());
+        let before = files[..names.len()].iter().filter(|other| *other == file).count();
+        names.push(if before == 0 { name } else { format!("{name} ({})", before + 1) });
+    }
+    names
 }
 
 fn simulation(options: &Options) -> Simulation {

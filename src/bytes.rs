@@ -37,6 +37,10 @@ pub struct ByteCache {
     weigher: Option<<Self as Weighed>::Weigher>,
 }
 
+// A panic in what a caller brings along (a value's code, a weigher, a clock) leaves the cache consistent.
+impl std::panic::UnwindSafe for ByteCache {}
+impl std::panic::RefUnwindSafe for ByteCache {}
+
 impl std::fmt::Debug for ByteCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ByteCache").field("stats", &self.stats()).finish_non_exhaustive()
@@ -306,7 +310,8 @@ impl ByteCache {
         self.engine.insert(key, value, options, weight)
     }
 
-    /// Inserts an entry unless its key is there, in one step; `true` if it went in.
+    /// Inserts an entry unless its key is there, in one step; `true` if it was not. (A strategy of
+    /// your own may have refused it then, as after `insert`.)
     ///
     /// # Errors
     ///
@@ -451,6 +456,7 @@ impl ByteCache {
 
     /// Removes every entry whose key starts with `prefix`, in one transaction; gives how many there
     /// were. What is inserted meanwhile may stay.
+    /// An empty prefix is that of all.
     ///
     /// # Errors
     ///
@@ -500,7 +506,7 @@ impl ByteCache {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn keys_with_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = Result<Vec<u8>>> + use<> {
-        let (engine, mut walk) = (self.engine.clone(), self.engine.walk(prefix));
+        let (engine, mut walk) = (self.engine.clone(), self.engine.begin_walk(prefix));
         std::iter::from_fn(move || walk.next_key(&engine))
     }
 
@@ -519,7 +525,7 @@ impl ByteCache {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = Result<ByteEntry>> + use<> {
-        let (engine, mut walk) = (self.engine.clone(), self.engine.walk(b""));
+        let (engine, mut walk) = (self.engine.clone(), self.engine.begin_walk(b""));
         std::iter::from_fn(move || Some(walk.next_found(&engine)?.map(ByteEntry::bytes)))
     }
 

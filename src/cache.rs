@@ -47,6 +47,10 @@ pub struct Cache<K: CacheKey + ?Sized, V: CacheValue> {
     types: PhantomData<fn(&K) -> V>,
 }
 
+// As with [`ByteCache`](crate::ByteCache).
+impl<K: CacheKey + ?Sized, V: CacheValue> std::panic::UnwindSafe for Cache<K, V> {}
+impl<K: CacheKey + ?Sized, V: CacheValue> std::panic::RefUnwindSafe for Cache<K, V> {}
+
 impl<K: CacheKey + ?Sized, V: CacheValue> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
         let (engine, weigher) = (self.engine.clone(), self.weigher.clone());
@@ -329,7 +333,8 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
         encode(value, |bytes| self.engine.insert(key.as_ref(), bytes, options, weight))?
     }
 
-    /// Inserts an entry unless its key is there, in one step; `true` if it went in.
+    /// Inserts an entry unless its key is there, in one step; `true` if it was not. (A strategy of
+    /// your own may have refused it then, as after `insert`.)
     ///
     /// # Errors
     ///
@@ -488,6 +493,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
 
     /// Removes every entry whose key starts with `prefix`, in one transaction; gives how many there
     /// were. What is inserted meanwhile may stay.
+    /// An empty prefix is that of all.
     ///
     /// # Errors
     ///
@@ -526,7 +532,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     }
 
     fn walk_keys(&self, prefix: &[u8]) -> impl Iterator<Item = Result<K::Owned>> + use<K, V> {
-        let (engine, mut walk) = (self.engine.clone(), self.engine.walk(prefix));
+        let (engine, mut walk) = (self.engine.clone(), self.engine.begin_walk(prefix));
         std::iter::from_fn(move || Some(walk.next_key(&engine)?.and_then(|key| owned::<K>(&key))))
     }
 
@@ -563,7 +569,7 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Cache<K, V> {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = Result<Entry<V>>> + use<K, V> {
-        let (engine, mut walk) = (self.engine.clone(), self.engine.walk(b""));
+        let (engine, mut walk) = (self.engine.clone(), self.engine.begin_walk(b""));
         std::iter::from_fn(move || Some(walk.next_found(&engine)?.map(typed_value)))
     }
 

@@ -54,9 +54,10 @@ pub enum WritePolicy {
     Behind {
         /// Within this time a write is durable; its commit begins after half of it. At most 3600 s.
         max_delay: Duration,
-        /// The most operations that may be acknowledged and not yet durable.
+        /// The most operations that may be acknowledged and not yet durable. Where there are none, one write may
+        /// be larger than the queue: a batch of more operations, an entry of more bytes.
         max_pending_ops: usize,
-        /// The most bytes of those: keys, values and attributes.
+        /// The most bytes that those take in memory: keys, values, attributes, and 50 to 100 more for each.
         max_pending_bytes: usize,
         /// What a write does when there are as many.
         when_full: WhenFull,
@@ -112,14 +113,18 @@ pub enum WhenFull {
     /// It waits this long at most, and then fails with `ErrorKind::Busy`.
     Block(Duration),
     /// The new entry stays in memory only, any older version on disk is removed, and
-    /// `Stats::shed` counts it.
+    /// `Stats::shed` counts it. What cannot be shed waits for 30 s at most, and then fails with `ErrorKind::Busy`:
+    /// an entry that memory does not take, a touch, a batch, a removal.
     Shed,
 }
+
+/// How long a write waits for room in the queue unless the policy says otherwise.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Default for WhenFull {
     /// Waits for 30 s.
     fn default() -> Self {
-        Self::Block(Duration::from_secs(30))
+        Self::Block(PATIENCE)
     }
 }
 
@@ -318,37 +323,43 @@ impl Config {
         }
         self.validate_memory(self.memory)?;
         self.validate_disk(self.disk)?;
-        match self.disk_max_file_bytes {
-            Some(_) if self.path.is_none() => return Err(without_disk("disk_max_file_bytes")),
-            Some(bytes) if bytes < FILE_BYTES_MIN => {
-                return Err(invalid(format!(
-                    "disk_max_file_bytes is {bytes}; it starts at {FILE_BYTES_MIN}"
-                )));
-            }
-            _ => {}
-        }
-        if self.path.is_none() && self.disk_strategy != DiskStrategy::Lru {
-            return Err(without_disk("disk_strategy"));
-        }
-        if self.path.is_none() && self.disk_time_to_live.is_some() {
-            return Err(without_disk("disk_time_to_live"));
-        }
-        if self.path.is_none() && self.max_memory_entry_bytes.is_some() {
-            return Err(without_disk("max_memory_entry_bytes"));
+        self.validate_path()?;
+        if let Some(bytes) = self.disk_max_file_bytes.filter(|bytes| *bytes < FILE_BYTES_MIN) {
+            return Err(invalid(format!(
+                "disk_max_file_bytes is {bytes}; it starts at {FILE_BYTES_MIN}"
+            )));
         }
         self.validate_policy()
     }
 
+    /// Refuses what makes sense with a disk tier only where there is none.
+    fn validate_path(&self) -> Result<()> {
+        if self.path.is_some() {
+            return Ok(());
+        }
+        let strategy = self.disk_strategy;
+        let given = [
+            ("disk_max_file_bytes", self.disk_max_file_bytes.map(|n| n.to_string())),
+            ("disk_strategy", (strategy != DiskStrategy::Lru).then(|| format!("{strategy:?}"))),
+            ("disk_time_to_live", self.disk_time_to_live.map(|ttl| format!("{ttl:?}"))),
+            ("max_memory_entry_bytes", self.max_memory_entry_bytes.map(|n| n.to_string())),
+        ];
+        match given.into_iter().find_map(|(name, value)| Some((name, value?))) {
+            Some((name, value)) => Err(without_disk(name, &value)),
+            None => Ok(()),
+        }
+    }
+
     /// Checks limits for the memory tier.
     pub(crate) fn validate_memory(&self, limits: Limits) -> Result<()> {
-        let zero = limits.entries == Some(0) || limits.bytes == Some(0);
-        if zero && self.path.is_none() {
-            return Err(invalid(
-                "a memory limit is 0 and there is no disk tier, so nothing would be kept; raise \
-                 the limit or set a path",
-            ));
+        let named = [("memory_max_entries", limits.entries), ("memory_max_bytes", limits.bytes)];
+        match named.iter().find(|(_, limit)| *limit == Some(0)) {
+            Some((name, _)) if self.path.is_none() => Err(invalid(format!(
+                "a memory limit is 0 ({name}) and there is no disk tier, so nothing would be kept; \
+                 raise the limit or set a path"
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Checks limits for the disk tier.
@@ -357,7 +368,9 @@ impl Config {
             [("disk_max_entries", limits.entries), ("disk_max_bytes", limits.bytes)]
         {
             match limit {
-                Some(_) if self.path.is_none() => return Err(without_disk(name)),
+                Some(limit) if self.path.is_none() => {
+                    return Err(without_disk(name, &limit.to_string()));
+                }
                 Some(0) => {
                     return Err(invalid(format!(
                         "{name} is 0, so nothing would be kept; leave the path out for a cache in \
@@ -410,8 +423,8 @@ impl Config {
 }
 
 #[cold]
-fn without_disk(name: &str) -> Error {
-    invalid(format!("{name} is set and there is no disk tier; set a path or leave it out"))
+fn without_disk(name: &str, value: &str) -> Error {
+    invalid(format!("{name} is {value} and there is no disk tier; set a path or leave it out"))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub enum ErrorKind {
     /// The key is empty or longer than `max_key_bytes`. Nothing changed.
     InvalidKey,
     /// The entry's charge is above the byte limit of the lowest tier, or above what a record can
-    /// hold. Nothing changed; an older value of the key is still there.
+    /// hold (a value of 1 GiB, attributes of 1 MiB). Nothing changed; an older value of the key is still there.
     TooLarge,
     /// An option, or a combination of options, makes no sense. Nothing was opened or changed.
     InvalidOption,

@@ -234,7 +234,8 @@ macro_rules! state_and_life {
         /// # Errors
         ///
         /// `Io` if the disk fails, whatever the error policy, `Corrupt` if the file is damaged so that
-        /// it cannot be read, `Busy` if it was emptied again and again meanwhile, `Closed`.
+        /// it cannot be read, `Busy` if it was emptied again and again meanwhile, or from within a
+        /// verification or a listener that one may be waiting for, `Closed`.
         ///
         /// # Examples
         ///

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// # Examples
 ///
-/// A key of two parts, of which the first can be used as a prefix:
+/// A key of two parts, in whose order walks go:
 ///
 /// ```
 /// use larder::{Cache, CacheKey};

@@ -14,7 +14,7 @@
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("pages.larder");
 //! let cache: Cache<str, Page> = Cache::builder()
-//!     .path(path)                          // leave out for memory only
+//!     .path(path)                          // for memory only leave out this and what says `disk`
 //!     .memory_max_bytes(64 << 20)
 //!     .disk_max_bytes(10 << 30)
 //!     .open()?;
@@ -29,6 +29,12 @@
 //!
 //! - `serde`: [`Stats`] implements `serde::Serialize`. Off by default.
 //! - `simulate`: the module `simulate`, which replays request traces. Off by default.
+//!
+//! # Events
+//!
+//! `tracing` events have the target `larder`: TRACE for each operation (`operation`, `key`, `outcome`, `tier`), WARN with a
+//! `detail` where something went wrong below and what was done about it (the disk fails, a file was set aside or healed, a
+//! listener panicked), INFO when it is well again.
 //!
 //! How it is built is in [`_design`], the file's bytes are in [`_format`].
 

@@ -50,7 +50,7 @@ pub struct Stats {
     pub disk_expirations: u64,
     /// Disk hits that were copied into memory.
     pub promotions: u64,
-    /// Inserts that were refused because they are too large or the queue stayed full.
+    /// Inserts that were refused because they are too large or the queue stayed full, each key of a batch.
     pub rejected: u64,
     /// Inserts that reached memory only because the queue was full or the disk degraded.
     pub shed: u64,
@@ -60,7 +60,7 @@ pub struct Stats {
     pub disk_errors: u64,
     /// Operations that were acknowledged and are not yet durable.
     pub pending_ops: u64,
-    /// The bytes of keys and values of those.
+    /// The bytes that those take in memory: keys, values, attributes, and 50 to 100 more for each.
     pub pending_bytes: u64,
     /// Entries in memory.
     pub memory_entries: u64,

@@ -38,7 +38,8 @@ pub enum Strategy {
     S3Fifo,
     /// SIEVE (Zhang, Yang, Yue, Vigfusson, Rashmi, 2024): one queue, and a hand that spares what was hit.
     Sieve,
-    /// First in, first out: by the time when the value was stored, then by key. A `touch` stores it anew.
+    /// First in, first out: by the time when the value came into memory, which a disk hit brings it into anew, then
+    /// by key. A `touch` stores it anew.
     Fifo,
     /// Soonest deadline first; what has the same one, or none, by time of last access. An access with an older
     /// time than the one before is taken for that one until the entry's turn comes.
@@ -274,6 +275,10 @@ pub trait EvictionOrder: Send + fmt::Debug + 'static {
     fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries);
 
     /// Who leaves next, to make room for the newcomer if there is one; `None` if nothing is in.
+    ///
+    /// There is none where limits become smaller, and after a batch, whose entries are all in by then: so an order
+    /// that refuses some entries does not refuse those of a batch. [`Victim::Newcomer`] is no answer then. A newcomer
+    /// that leaves was never in: [`Self::insert`] and [`Self::remove`] are not called for it.
     ///
     /// Asked again until there is room, also without anything having happened in between; then the
     /// answer is to be the same.

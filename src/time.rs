@@ -336,8 +336,11 @@ impl fmt::Debug for Ticker {
 }
 
 impl Ticker {
-    pub(crate) fn new(injected: Option<Arc<dyn Clock>>) -> Self {
-        let start = injected.as_ref().map_or_else(system_nanos, |c| c.now().0);
+    /// All stamps will be newer than `newest`: what the clock of the same cache gave in an earlier process, when
+    /// the time was perhaps set to something later.
+    pub(crate) fn new(injected: Option<Arc<dyn Clock>>, newest: u64) -> Self {
+        let now = injected.as_ref().map_or_else(system_nanos, |c| c.now().0);
+        let start = now.saturating_sub(1).max(newest);
         let mut newest = CLOCKS.lock();
         *newest += 1;
         let number = *newest;
@@ -483,7 +486,7 @@ mod tests {
 
     #[test]
     fn stamps_are_unique_and_rise_across_threads() {
-        let ticker = Arc::new(Ticker::new(None));
+        let ticker = Arc::new(Ticker::new(None, 0));
         let mut all: Vec<u64> = std::thread::scope(|s| {
             let take = || (0..10_000).map(|_| ticker.stamp_and_wall().0).collect::<Vec<_>>();
             let threads: Vec<_> = (0..4).map(|_| s.spawn(take)).collect();
@@ -506,7 +509,7 @@ mod tests {
     #[test]
     fn an_injected_clock_that_goes_back_does_not_take_stamps_with_it() {
         let clock = ManualClock::new(Timestamp(100));
-        let ticker = Ticker::new(Some(Arc::new(clock.clone())));
+        let ticker = Ticker::new(Some(Arc::new(clock.clone())), 0);
         let (first, _) = ticker.stamp_and_wall();
         clock.set(Timestamp(7));
         let (second, wall) = ticker.stamp_and_wall();

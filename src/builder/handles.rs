@@ -145,8 +145,10 @@ impl<K: CacheKey + ?Sized, V: CacheValue> Builder<Cache<K, V>> {
     /// entry that leaves memory by a limit or by memory's time to live, and stays on disk, is
     /// reported with [`Tier::Memory`](crate::Tier::Memory); one that leaves the cache is reported
     /// once. `clear` reports nothing. Called after all locks are gone, by the thread that made it
-    /// happen; a panic in it is caught. A listener that keeps a handle of its own cache keeps the
-    /// cache open. Default: none.
+    /// happen; a panic in it is caught. It may call the cache, but what leaves the disk tier by a limit or its
+    /// time is reported by the thread that commits, and there no call waits for a commit: `flush`, `compact`
+    /// and writes with write-through return before it, and `clear` cannot count. A listener that keeps a
+    /// handle of its own cache keeps the cache open. Default: none.
     ///
     /// # Examples
     ///

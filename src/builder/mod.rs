@@ -71,8 +71,10 @@ impl<H: Weighed> Builder<H> {
         Self { config: Config::default(), weigher: None, listener: None, handle: PhantomData }
     }
 
-    /// The file of the disk tier. Missing folders are made; beside it are a lock file (`*.lock`)
-    /// and, after damage, one file that was set aside (`*.damaged`). Default: none, memory only.
+    /// The file of the disk tier. Missing folders are made; beside it are a lock file (`*.lock`), 1 MiB kept in
+    /// reserve for a full device (`*.reserve`), during a compaction the copy (`*.new`) and, after damage, one file
+    /// that was set aside (`*.damaged`). Default: none, memory only: then limits, times and a strategy for the disk
+    /// tier and `max_memory_entry_bytes` are refused, and what else concerns it does nothing.
     ///
     /// Under Linux up to eight descriptors more than one are opened for the file while threads read from it:
     /// threads that share one wait for each other in the system. Where none is to be had, they share it.

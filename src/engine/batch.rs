@@ -17,7 +17,7 @@ use crate::engine::pending::{Below, Side, What};
 use crate::engine::queue::Load;
 use crate::engine::{Core, Garbage, Moment};
 use crate::entry::{RemovalCause, Tier};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::hash::KeyHash;
 use crate::memory::{AllLocked, NOT_BELOW};
 use crate::record::Record;
@@ -31,12 +31,8 @@ pub(crate) type Item = (Vec<u8>, Vec<u8>, Option<u64>);
 impl Core {
     /// Inserts all items or none. Of several with one key the last one stays; each counts.
     pub(crate) fn insert_many(&self, items: &[Item], at: Option<Timestamp>) -> Result<()> {
-        let inserted = self.insert_all(items, at);
-        // What is too large is counted where it is found.
-        if inserted.as_ref().is_err_and(|error| error.kind() == ErrorKind::Busy) {
-            self.counts.rejected.add(items.len() as u64);
-        }
-        inserted
+        self.insert_all(items, at)
+            .inspect_err(|error| self.count_rejected(error, items.len() as u64))
     }
 
     fn insert_all(&self, items: &[Item], at: Option<Timestamp>) -> Result<()> {
@@ -54,7 +50,7 @@ impl Core {
             charges = charges.saturating_add(charge);
         }
         self.check_batch(bytes)?;
-        self.check_charges(charges)?;
+        Self::check_charges(charges)?;
         let moment = self.moment(at);
         let mut records = Vec::with_capacity(items.len());
         for (key, value, weight) in items {

@@ -248,6 +248,7 @@ impl Core {
         self.check_open()?;
         let Some(disk) = &self.disk else { return Ok(CompactReport::default()) };
         disk.queue.compact()?;
+        trace::trace_op!("compact", b"", "done", "disk");
         let done = disk.compacted.lock();
         match &*done {
             Ok(report) => Ok(*report),
@@ -320,7 +321,8 @@ impl Core {
             return Ok(None);
         }
         let healed = writer.heal()?;
-        trace::warn("pages of the cache file were damaged; entries lost", &healed.dropped);
+        let lost = format_args!("{} entries lost", healed.dropped).to_string();
+        trace::warn("pages of the cache file were damaged; what is sound was copied", &lost);
         self.lost(disk, healed.dropped);
         Ok(Some(healed.dropped))
     }

@@ -16,9 +16,9 @@ use crate::memory::Memory;
 use crate::record::NEVER;
 use crate::stats::{Limits, SharedCounts};
 use crate::store::disk::{OnDamage, OnOtherType, Opened, Options, Writer};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
 use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 use crate::time::{Ticker, nanos_of};
 use crate::trace::trace_op;
 
@@ -96,12 +96,14 @@ impl Engine {
             file_limits: Mutex::new(Limits::default()),
             degraded: Degraded::default(),
             compacted: Mutex::new(Ok(CompactReport::default())),
-            verifying: Mutex::new(()),
+            verifier: Mutex::default(),
+            verified: Condvar::default(),
             touched: AtomicIsize::new(0),
             next_deadline: AtomicU64::new(NEVER),
             oldest: AtomicU64::new(NEVER),
         });
-        let core = Arc::new(Core::new(config, disk, schema.validator));
+        let newest = writer.as_ref().map_or(0, Writer::newest_stamp);
+        let core = Arc::new(Core::new(config, disk, schema.validator, newest));
         let life = Life { core: Arc::clone(&core), threads: Mutex::default() };
         let engine = Self { core, life: Arc::new(life) };
         engine.start(writer)?;
@@ -130,7 +132,9 @@ impl Engine {
     /// Closes the cache for all handles. Everything acknowledged is durable afterwards, unless there
     /// is an error. A second time does nothing.
     pub(crate) fn close(&self) -> Result<()> {
-        self.life.end()
+        self.life.end()?;
+        trace_op!("close", b"", "done", self.core.lowest().name());
+        Ok(())
     }
 }
 
@@ -162,8 +166,7 @@ fn bounds(config: &Config) -> Bounds {
 
 impl Life {
     fn end(&self) -> Result<()> {
-        let is_writer = self.core.disk.as_ref().is_some_and(|disk| disk.queue.is_writer());
-        let mut threads = if is_writer || self.core.clock.is_kept_here() {
+        let mut threads = if self.core.is_own_thread() {
             // A listener closes the cache, on a thread for which whoever is closing it already waits.
             let Some(threads) = self.threads.try_lock() else { return Ok(()) };
             threads
@@ -191,7 +194,12 @@ impl Life {
 }
 
 impl Core {
-    fn new(config: Config, disk: Option<DiskSide>, validator: fn(&[u8]) -> bool) -> Self {
+    fn new(
+        config: Config,
+        disk: Option<DiskSide>,
+        validator: fn(&[u8]) -> bool,
+        newest_stamp: u64,
+    ) -> Self {
         let nanos = |d: Option<Duration>| d.map_or(NEVER, nanos_of);
         let lifetimes = if disk.is_some() {
             Lifetimes {
@@ -220,7 +228,7 @@ impl Core {
                 hasher,
             ),
             disk,
-            clock: Ticker::new(clock),
+            clock: Ticker::new(clock, newest_stamp),
             lifetimes,
             is_plain: AtomicBool::new(age.is_none()),
             age,
@@ -243,9 +251,13 @@ impl Core {
     /// Returns when everything acknowledged so far is durable, recency included.
     pub(crate) fn flush(&self) -> Result<()> {
         self.check_open()?;
-        self.disk.as_ref().map_or(Ok(()), |disk| disk.queue.flush())?;
+        self.flush_disk()?;
         trace_op!("flush", b"", "done", self.lowest().name());
         Ok(())
+    }
+
+    fn flush_disk(&self) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.queue.flush())
     }
 
     /// Sets the limits of memory and evicts down to them, in order.
@@ -256,6 +268,7 @@ impl Core {
         let mut garbage = Garbage::default();
         while self.memory.over_limits() && self.evict_one(None, &mut garbage) {}
         self.dispose(garbage);
+        trace_op!("set_memory_limits", b"", "done", "memory");
         Ok(())
     }
 
@@ -266,7 +279,9 @@ impl Core {
         let Some(disk) = &self.disk else { return Ok(()) };
         *disk.limits.lock() = limits;
         *disk.room.lock() = None;
-        self.flush()
+        self.flush_disk()?;
+        trace_op!("set_disk_limits", b"", "done", "disk");
+        Ok(())
     }
 
     /// Checks every invariant that can be checked from memory; for tests and fuzzing.

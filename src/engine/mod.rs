@@ -55,8 +55,9 @@ use crate::memory::{Evicted, Locked, Memory, Newcomer, Placement, Removed, Room,
 use crate::record::{NEVER, Record, Seal};
 use crate::stats::{Limits, SharedCounts, Stats};
 use crate::store::disk::{Disk, Failure};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
+use crate::sync::thread::ThreadId;
+use crate::sync::{Condvar, Mutex};
 use crate::time::{Ticker, Timestamp, nanos_of};
 use crate::trace;
 
@@ -102,8 +103,9 @@ struct DiskSide {
     degraded: Degraded,
     /// What came of the last compaction.
     compacted: Mutex<std::result::Result<CompactReport, String>>,
-    /// Held by whoever verifies the file.
-    verifying: Mutex<()>,
+    /// Who verifies the file, and what is told when that has ended.
+    verifier: Mutex<Option<ThreadId>>,
+    verified: Condvar,
     /// How many touches all shards hold; see [`Side`].
     touched: AtomicIsize,
     /// The earliest deadline, and the stamp of the entry that is longest unused, on disk.
@@ -167,6 +169,9 @@ pub(crate) struct Moment {
     is_explicit: bool,
 }
 
+/// How far stamps may be ahead of the clock by counting, in nanoseconds: some refreshes.
+const STAMPS_AHEAD_MAX: u64 = 1_000_000_000;
+
 /// The number of touches above which a commit is asked for, though nothing else needs one: until then
 /// reads cost the writer nothing.
 const TOUCHES_WANT_COMMIT: isize = 1 << 17;
@@ -174,6 +179,13 @@ const TOUCHES_WANT_COMMIT: isize = 1 << 17;
 const TOUCHES_MAX: isize = 1 << 18;
 
 impl Core {
+    /// Whether this is one of the cache's own threads, on which only a listener or a clock of the user's calls it: the
+    /// others may be waiting for that very thread.
+    fn is_own_thread(&self) -> bool {
+        let is_writer = self.disk.as_ref().is_some_and(|disk| disk.queue.is_writer());
+        is_writer || self.clock.is_kept_here()
+    }
+
     #[inline]
     fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) { Err(Error::closed()) } else { Ok(()) }
@@ -207,10 +219,12 @@ impl Core {
     }
 
     /// When what is written in this moment counts as created: with the system's clock, at its stamp,
-    /// which differs by less than the clock's refreshes, and takes no word of its own.
+    /// which differs by less than the clock's refreshes, and takes no word of its own. Unless the system's clock
+    /// went back since the file was last open: then stamps are ahead of it, and lifetimes go by the clock.
     #[inline]
     fn created(&self, moment: Moment) -> u64 {
-        if self.clock.is_injected() { moment.wall } else { moment.stamp }
+        let is_ahead = moment.stamp.saturating_sub(moment.wall) > STAMPS_AHEAD_MAX;
+        if self.clock.is_injected() || is_ahead { moment.wall } else { moment.stamp }
     }
 
     /// The wall time of an operation that sets no stamp.

@@ -125,8 +125,11 @@ impl State {
 #[derive(Debug)]
 pub(crate) enum Reserved<'q> {
     Room(Room<'q>),
-    /// There was none in time, or at once if no time was given.
-    Full,
+    /// There was none in time, or at once if no time was given. `ahead`: the queue itself has some, but writes are
+    /// as far ahead of a disk tier that is full as they may be.
+    Full {
+        ahead: bool,
+    },
     /// The disk fails and the queue is full, or the cache is closing: it will not get emptier.
     Failing,
 }
@@ -190,9 +193,8 @@ impl Queue {
             }
             let held = state.held();
             let (sum, ahead) = (held.plus(load), ahead());
-            let fits = sum.ops <= self.bounds.ops_max.min(ahead.ops)
-                && sum.bytes <= self.bounds.bytes_max
-                && sum.charge <= ahead.charge;
+            let has_room = sum.ops <= self.bounds.ops_max && sum.bytes <= self.bounds.bytes_max;
+            let fits = has_room && sum.ops <= ahead.ops && sum.charge <= ahead.charge;
             let alone = held.ops == 0;
             if fits || alone || self.is_writer() {
                 state.load = state.load.plus(load);
@@ -205,7 +207,7 @@ impl Queue {
             }
             let until = *deadline.get_or_insert_with(|| monotonic().checked_add(patience));
             if patience.is_zero() || until.is_some_and(|until| monotonic() >= until) {
-                return Reserved::Full;
+                return Reserved::Full { ahead: has_room };
             }
             state.waiting += 1;
             self.work.notify_one();
@@ -464,6 +466,10 @@ impl Queue {
     /// What a clear found, once it is durable.
     pub(crate) fn take_cleared(&self, seq: u64) -> u64 {
         self.state.lock().cleared.remove(&seq).unwrap_or(0)
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// Operations and bytes that are acknowledged and not durable.

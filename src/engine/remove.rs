@@ -182,8 +182,9 @@ impl Core {
         self.check_open()?;
         let mut keys = Vec::new();
         let mut walk = self.walk(prefix);
-        while let Some(key) = walk.next_key(self) {
-            keys.push(key?);
+        // Those too whose time is over and that were not swept yet.
+        while let Some(key) = walk.next_candidate(self)? {
+            keys.push(key);
         }
         if let Some(disk) = self.disk.as_ref().filter(|disk| !Self::can_be_asked(disk)) {
             self.check_open()?;

@@ -17,6 +17,7 @@ use crate::store::Sweep;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread;
 use crate::time::Timestamp;
+use crate::trace::trace_op;
 
 /// How old the cached time gets: half of the 10 ms that the order promises.
 const TICK: Duration = Duration::from_millis(5);
@@ -148,6 +149,12 @@ impl Core {
     /// cache.
     pub(crate) fn purge_expired(&self) -> Result<u64> {
         self.check_open()?;
+        let purged = self.purge()?;
+        trace_op!("purge_expired", b"", "done", self.lowest().name());
+        Ok(purged)
+    }
+
+    fn purge(&self) -> Result<u64> {
         let wall = self.clock.read_now();
         let only_there = self.sweep_memory(wall);
         let Some(disk) = &self.disk else { return Ok(only_there) };

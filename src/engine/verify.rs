@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::engine::Core;
+use crate::engine::{Core, DiskSide};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::disk::{Check, Found, Step};
+use crate::sync::thread;
+use crate::trace::trace_op;
 
 /// How to verify; see [`ByteCache::verify_with`](crate::ByteCache::verify_with).
 ///
@@ -58,7 +60,8 @@ impl<'p> VerifyOptions<'p> {
     }
 
     /// Is called with the rows looked at so far and their number, about a thousand rows apart, and
-    /// once at the end. Nothing is held meanwhile, so it may sleep to go easy on the disk.
+    /// once at the end. Nothing is held meanwhile, so it may sleep to go easy on the disk, and use the cache; only
+    /// verifying once more from here is [`ErrorKind::Busy`].
     ///
     /// # Examples
     ///
@@ -114,7 +117,8 @@ pub struct VerifyReport {
     pub wrong_deadlines: u64,
     /// Whether the file's own sums are not what was counted.
     pub wrong_totals: bool,
-    /// Faults that were put right, if that was asked for. The figures above are those from before.
+    /// Faults that were put right one by one, if that was asked for. The figures above are those from before. Where
+    /// pages are damaged, what is sound is copied into a new file first, which puts more right than is counted here.
     pub repaired: u64,
 }
 
@@ -153,12 +157,38 @@ impl VerifyReport {
     }
 }
 
+/// The turn of the one who verifies; whoever waits for it has it next.
+struct Turn<'d>(&'d DiskSide);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.verifier.lock() = None;
+        self.0.verified.notify_one();
+    }
+}
+
 impl Core {
+    fn turn_to_verify<'d>(&self, disk: &'d DiskSide) -> Result<Turn<'d>> {
+        let me = thread::current().id();
+        let mut verifier = disk.verifier.lock();
+        while let Some(other) = *verifier {
+            // It would wait for itself, or its `progress` for the thread that would wait for it here.
+            if other == me || self.is_own_thread() {
+                let sentence = "the cache file is being verified, and whoever does that may be waiting for this very \
+                                call, from `progress` or a listener; verify when that has ended";
+                return Err(Error::new(ErrorKind::Busy, sentence));
+            }
+            disk.verified.wait(&mut verifier);
+        }
+        *verifier = Some(me);
+        Ok(Turn(disk))
+    }
+
     /// Checks the file as of the last commits, a slice at a time. One at a time; others wait.
     pub(crate) fn verify(&self, mut options: VerifyOptions<'_>) -> Result<VerifyReport> {
         self.check_open()?;
         let Some(disk) = &self.disk else { return Ok(VerifyReport::default()) };
-        let _one = disk.verifying.lock();
+        let _turn = self.turn_to_verify(disk)?;
         let mut check = Check::start(&disk.disk);
         loop {
             self.check_open()?;
@@ -186,6 +216,7 @@ impl Core {
             }
         }
         let (found, repair) = check.finish();
+        trace_op!("verify", b"", "done", "disk");
         if !options.repair || !repair.is_needed() {
             return Ok(VerifyReport::of(found, 0));
         }

@@ -15,6 +15,7 @@ use crate::engine::pending::{Pending, What};
 use crate::entry::Found;
 use crate::error::Result;
 use crate::record::Record;
+use crate::trace::trace_op;
 
 /// Keys that are read from disk at a time.
 const PAGE_KEYS: usize = 256;
@@ -39,8 +40,14 @@ pub(crate) struct Walk {
 }
 
 impl Core {
+    /// Begins a caller's walk over the keys that start with `prefix`.
+    pub(crate) fn begin_walk(&self, prefix: &[u8]) -> Walk {
+        trace_op!("walk", prefix, "begun", self.lowest().name());
+        self.walk(prefix)
+    }
+
     /// Begins a walk over the keys that start with `prefix`.
-    pub(crate) fn walk(&self, prefix: &[u8]) -> Walk {
+    pub(super) fn walk(&self, prefix: &[u8]) -> Walk {
         let mut walk = Walk {
             prefix: prefix.to_vec(),
             above: BTreeSet::new(),
@@ -156,7 +163,7 @@ impl Walk {
     }
 
     /// The next key that may be there.
-    fn next_candidate(&mut self, core: &Core) -> Result<Option<Vec<u8>>> {
+    pub(super) fn next_candidate(&mut self, core: &Core) -> Result<Option<Vec<u8>>> {
         self.refill(core)?;
         let Some(below) = self.page.last() else { return Ok(self.above.pop_first()) };
         match self.above.first() {

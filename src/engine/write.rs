@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::attributes::{InsertOptions, NO_OPTIONS};
-use crate::config::{ErrorPolicy, WhenFull, WritePolicy};
+use crate::config::{ErrorPolicy, PATIENCE, WhenFull, WritePolicy};
 use crate::engine::bound::commit_bytes;
 use crate::engine::pending::Below;
 use crate::engine::place::{Entered, Expect, Ticket, Write};
-use crate::engine::queue::{Load, Reserved, Room};
+use crate::engine::queue::{Bounds, Load, Reserved, Room};
 use crate::engine::{Core, DiskSide, Garbage, Moment, warn_of_order};
 use crate::entry::{RemovalCause, Tier};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,8 +50,14 @@ impl Core {
         } else {
             return Ok(());
         };
-        self.counts.rejected.add(1);
         Err(too_large("entry", size, limit, name))
+    }
+
+    /// Counts inserts that were refused by their size, or since the queue stayed full.
+    pub(super) fn count_rejected(&self, error: &Error, inserts: u64) {
+        if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Busy) {
+            self.counts.rejected.add(inserts);
+        }
     }
 
     /// Checks the size of a batch, which goes into one commit.
@@ -60,16 +66,14 @@ impl Core {
         if bytes <= limit {
             return Ok(());
         }
-        self.counts.rejected.add(1);
         Err(too_large("batch", bytes, limit, A_COMMIT))
     }
 
     /// Checks what the entries of a batch count in all.
-    pub(super) fn check_charges(&self, sum: u64) -> Result<()> {
+    pub(super) fn check_charges(sum: u64) -> Result<()> {
         if sum <= CHARGES_MAX {
             return Ok(());
         }
-        self.counts.rejected.add(1);
         let sentence = format!(
             "the weights of the batch add up to {sum}, the limit is {CHARGES_MAX}; insert less at once"
         );
@@ -113,9 +117,11 @@ impl Core {
     ) -> Result<()> {
         self.check_key(key)?;
         let moment = self.moment(options.timestamp);
-        let record = self.draft(key, value, options, weight, moment)?;
         let hash = self.memory.hash(key);
-        self.enter(record, &Write { hash, moment, expect: Expect::Anything, counted: true })?;
+        let write = Write { hash, moment, expect: Expect::Anything, counted: true };
+        self.draft(key, value, options, weight, moment)
+            .and_then(|record| self.enter(record, &write))
+            .inspect_err(|error| self.count_rejected(error, 1))?;
         trace_op!("insert", key, "done", self.lowest().name());
         Ok(())
     }
@@ -135,9 +141,12 @@ impl Core {
                 trace_op!("insert_if_absent", key, "there", self.lowest().name());
                 return Ok(false);
             };
-            let record = self.draft(key, value, &NO_OPTIONS, weight, moment)?;
             let write = Write { hash, moment, expect, counted: true };
-            if let Entered::Yes(_) = self.enter(record, &write)? {
+            let entered = self
+                .draft(key, value, &NO_OPTIONS, weight, moment)
+                .and_then(|record| self.enter(record, &write))
+                .inspect_err(|error| self.count_rejected(error, 1))?;
+            if let Entered::Yes(_) = entered {
                 trace_op!("insert_if_absent", key, "done", self.lowest().name());
                 return Ok(true);
             }
@@ -247,10 +256,7 @@ impl Core {
             }
             return Ok(Entered::Yes(None));
         };
-        let ticket = self.ticket(disk, &record).inspect_err(|error| {
-            let is_refused = write.counted && error.kind() == ErrorKind::Busy;
-            self.counts.rejected.add(u64::from(is_refused));
-        })?;
+        let ticket = self.ticket(disk, &record, write)?;
         let mut garbage = Garbage::default();
         let entered = self.place(record, write, ticket, &mut garbage);
         self.dispose(garbage);
@@ -262,41 +268,35 @@ impl Core {
     }
 
     /// Asks the queue for room, as the policy says.
-    fn ticket<'d>(&self, disk: &'d DiskSide, record: &Record) -> Result<Ticket<'d>> {
-        let when_full = match self.config.write_policy {
-            WritePolicy::Through => WhenFull::default(),
-            WritePolicy::Behind { when_full, .. } => when_full,
-        };
-        let patience = match when_full {
-            WhenFull::Block(patience) => patience,
-            WhenFull::Shed => Duration::ZERO,
-        };
+    fn ticket<'d>(&self, disk: &'d DiskSide, record: &Record, write: &Write) -> Result<Ticket<'d>> {
         let load = Load::of(&Change::Put(record.clone()));
-        match disk.queue.reserve(load, patience, || self.ahead(disk)) {
+        // Of what memory does not take nothing would be left, and a touch would take the row away that it
+        // is to keep.
+        let fits = || self.fits_memory(record.charge(), self.memory.recent_limits());
+        if !self.sheds() || !write.counted || !fits() {
+            return Ok(Ticket::Room(self.room(disk, load)?));
+        }
+        match disk.queue.reserve(load, Duration::ZERO, || self.ahead(disk)) {
             Reserved::Room(room) => Ok(Ticket::Room(room)),
             Reserved::Failing => Ok(Ticket::Room(self.start_over(disk, load)?)),
-            Reserved::Full if when_full == WhenFull::Shed => {
+            Reserved::Full { .. } => {
                 let load = Load::of(&Change::Remove(Record::of_key(record.key())));
                 Ok(Ticket::Shed(disk.queue.force_room(load)?))
             }
-            Reserved::Full => Err(busy(disk, patience)),
         }
     }
 
-    /// Room for operations that may not be shed: removals and batches.
+    /// Room for what is not shed.
     pub(super) fn room<'d>(&self, disk: &'d DiskSide, load: Load) -> Result<Room<'d>> {
         let patience = match self.config.write_policy {
             WritePolicy::Behind { when_full: WhenFull::Block(patience), .. } => patience,
             WritePolicy::Through | WritePolicy::Behind { when_full: WhenFull::Shed, .. } => {
-                match WhenFull::default() {
-                    WhenFull::Block(patience) => patience,
-                    WhenFull::Shed => Duration::ZERO,
-                }
+                PATIENCE
             }
         };
         match disk.queue.reserve(load, patience, || self.ahead(disk)) {
             Reserved::Room(room) => Ok(room),
-            Reserved::Full => Err(busy(disk, patience)),
+            Reserved::Full { ahead } => Err(busy(disk, patience, ahead)),
             Reserved::Failing => self.start_over(disk, load),
         }
     }
@@ -343,14 +343,20 @@ impl Core {
 }
 
 #[cold]
-fn busy(disk: &DiskSide, patience: Duration) -> Error {
+fn busy(disk: &DiskSide, patience: Duration, ahead: bool) -> Error {
     let (ops, bytes) = disk.queue.pending();
+    let Bounds { ops_max, bytes_max, .. } = disk.queue.bounds();
     let ms = patience.as_millis();
-    Error::new(
-        ErrorKind::Busy,
+    let sentence = if ahead {
         format!(
-            "the queue of pending writes stayed full for {ms} ms ({ops} operations, {bytes} bytes); \
-             write less at once, or raise its limits"
-        ),
-    )
+            "the disk tier stayed full for {ms} ms, and writes are as far ahead of it as disk_slack lets them \
+             ({ops} operations); write less at once, or raise disk_slack or the tier's limits"
+        )
+    } else {
+        format!(
+            "the queue of pending writes stayed full for {ms} ms ({ops} operations, {bytes} bytes, the limits are \
+             {ops_max} and {bytes_max}); write less at once, or raise its limits"
+        )
+    };
+    Error::new(ErrorKind::Busy, sentence)
 }

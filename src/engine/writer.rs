@@ -524,6 +524,10 @@ struct Asker<'c> {
 }
 
 impl Above for Asker<'_> {
+    fn newest_stamp(&self) -> u64 {
+        self.core.clock.newest()
+    }
+
     fn ask(&mut self, key: &[u8], stamp: u64, why: Why) -> Verdict {
         let core = self.core;
         let hash: KeyHash = core.memory.hash(key);

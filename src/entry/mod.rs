@@ -96,15 +96,16 @@ pub enum RemovalCause {
     Explicit,
     /// A newer value of its key took its place.
     Replaced,
-    /// A limit of the tier was reached, and it was the oldest.
+    /// A limit of the tier was reached, and it was next to leave: with [`Strategy::Lru`](crate::Strategy::Lru) the
+    /// oldest, with others who they say, which may be the new entry.
     Size,
 }
 
 /// An entry of a cache: the archived value behind `Deref`, and the entry's attributes.
 ///
-/// Holds the record by reference count: it stays valid, and unchanged, for as long as it is kept,
-/// whatever becomes of the entry in the cache meanwhile. Entries that are kept are not counted
-/// against the cache's limits.
+/// Holds the record by reference count: it stays valid, and its value and attributes unchanged, for as
+/// long as it is kept, whatever becomes of the entry in the cache meanwhile. Entries that are kept are
+/// not counted against the cache's limits.
 ///
 /// # Examples
 ///

@@ -130,6 +130,21 @@ impl Trace {
         Self { format, ..self }
     }
 
+    /// Another name, for reports: rows of one name belong to one trace there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder::simulate::Trace;
+    ///
+    /// let trace = Trace::from_bytes("access.log", "a\nb\n").named("access.log of Monday");
+    /// assert_eq!(trace.name(), "access.log of Monday");
+    /// ```
+    #[must_use]
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
     /// What a request without a size counts, in bytes: 512 for the traces of the ARC paper. Default:
     /// nothing, and such a trace cannot be measured in bytes.
     #[must_use]
@@ -137,7 +152,7 @@ impl Trace {
         Self { size_bytes: Some(size_bytes), ..self }
     }
 
-    /// Its name: that of the file without folders.
+    /// Its name: that of the file without folders, unless it was given another one.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -108,6 +108,10 @@ pub(crate) trait Above {
     /// Asked before the entry of `key`, whose stored recency is `stamp`, leaves. `Leave` is final:
     /// from then on no reader above finds the entry.
     fn ask(&mut self, key: &[u8], stamp: u64, why: Why) -> Verdict;
+
+    /// The newest stamp that the cache's clock has given. With what was told of recency before, a commit has none
+    /// of the clock's above it.
+    fn newest_stamp(&self) -> u64;
 }
 
 /// Entries, bytes and the last batch of a store, as of its last commit.

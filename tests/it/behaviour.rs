@@ -105,7 +105,15 @@ fn every_operation_emits_an_event() {
         assert_eq!(events.of(|| c.get_into(b"k", &mut Vec::new())), ["get k hit memory"]);
         assert_eq!(events.of(|| c.get(b"other")), ["get other miss disk"]);
         assert_eq!(events.of(|| c.flush()), ["flush  done disk"]);
-        c.set_memory_limits(Some(0), None).unwrap();
+        assert_eq!(events.of(|| Ok(c.keys().count())), ["walk  begun disk"]);
+        assert_eq!(events.of(|| Ok(c.iter().count())), ["walk  begun disk"]);
+        assert_eq!(events.of(|| Ok(c.keys_with_prefix(b"k").count())), ["walk k begun disk"]);
+        assert_eq!(events.of(|| c.purge_expired()), ["purge_expired  done disk"]);
+        assert_eq!(events.of(|| c.verify()), ["verify  done disk"]);
+        assert_eq!(events.of(|| c.compact()), ["compact  done disk"]);
+        assert_eq!(events.of(|| c.set_disk_limits(None, None)), ["set_disk_limits  done disk"]);
+        let expected = ["set_memory_limits  done memory"];
+        assert_eq!(events.of(|| c.set_memory_limits(Some(0), None)), expected);
         assert_eq!(events.of(|| c.get(b"k")), ["get k hit disk"]);
         c.set_memory_limits(None, None).unwrap();
         assert_eq!(events.of(|| c.peek(b"k")), ["peek k hit disk"]);
@@ -127,6 +135,7 @@ fn every_operation_emits_an_event() {
         assert_eq!(events.of(|| c.remove_many(keys)), expected);
         assert_eq!(events.of(|| c.invalidate_prefix(b"n")), ["invalidate_prefix n done disk"]);
         assert_eq!(events.of(|| c.clear()), ["clear  done disk"]);
+        assert_eq!(events.of(|| c.close()), ["close  done disk"]);
 
         let c = ByteCache::builder().open().unwrap();
         assert_eq!(events.of(|| c.insert(b"k", b"v")), ["insert k done memory"]);

@@ -548,6 +548,6 @@ fn compaction_under_load_keeps_every_order() {
 fn a_strategy_for_the_disk_needs_a_disk() {
     let builder = |strategy| ByteCache::builder().memory_max_entries(1).disk_strategy(strategy);
     let fifo = builder(DiskStrategy::Fifo).open();
-    refused(fifo, ErrorKind::InvalidOption, &["disk_strategy is set", "set a path"]);
+    refused(fifo, ErrorKind::InvalidOption, &["disk_strategy is Fifo", "set a path"]);
     assert!(builder(DiskStrategy::Lru).open().is_ok());
 }

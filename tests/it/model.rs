@@ -317,6 +317,9 @@ fn run(options: &Options, steps: &[Step], total: &mut [u64]) -> Outcome {
 }
 
 fn compare(subject: &mut Subject, model: &mut Model, op: &Op, at: Option<u64>) -> Outcome {
+    if matches!(op, Op::Reopen(..)) {
+        subject.set_time(model.reopens_at());
+    }
     let expected = model.apply(op, at);
     // With the limits that were last set, or that a reopening brings.
     subject.options = model.options.clone();

@@ -1,6 +1,8 @@
 //! One test per bug that was fixed.
 
+use std::panic::catch_unwind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use larder::{
     Builder, ByteCache, ErrorKind, InsertOptions, ManualClock, RemovalCause, Tier, Timestamp,
-    WhenFull, WritePolicy,
+    VerifyOptions, WhenFull, WritePolicy,
 };
 
 use crate::support::Watchdog;
@@ -482,5 +484,161 @@ fn opening_a_file_with_a_bound_again_evicts_nothing() {
             assert_eq!((cache.len(), cache.stats().disk_evictions), (held, 0), "{value} bytes");
             cache.close().unwrap();
         }
+    }
+}
+
+/// After opening, stamps began at the clock, not above those in the file: where the clock stood still or had gone
+/// back, what was new was older than all that was there.
+#[test]
+fn what_is_used_after_opening_is_newer_than_what_is_in_the_file() {
+    for back in [0, 1, 100] {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |at| {
+            let clock = ManualClock::new(Timestamp::from_secs(at));
+            two_tier(folder.path()).clock(clock).disk_max_entries(3).open().unwrap()
+        };
+        let keys =
+            |cache: &ByteCache| -> Vec<u8> { cache.keys().flat_map(|key| key.unwrap()).collect() };
+        let cache = open(1_000);
+        for key in [b"a", b"b", b"c"] {
+            cache.insert(key, b"value").unwrap();
+        }
+        // The caller's own, which says nothing of the clock.
+        cache.insert_at(b"z", b"value", Timestamp::from_secs(5_000)).unwrap();
+        cache.remove(b"z").unwrap();
+        cache.close().unwrap();
+
+        let cache = open(1_000 - back);
+        assert!(cache.get(b"a").unwrap().is_some());
+        cache.insert(b"d", b"value").unwrap();
+        cache.flush().unwrap();
+        assert_eq!(keys(&cache), b"acd", "{back} s");
+        let accessed = cache.peek(b"d").unwrap().unwrap().accessed_at();
+        assert!(accessed < Timestamp::from_secs(1_001), "{accessed:?}");
+        cache.compact().unwrap();
+        cache.close().unwrap();
+
+        let cache = open(1_000 - back);
+        cache.insert(b"e", b"value").unwrap();
+        cache.close().unwrap();
+        assert_eq!(keys(&open(1_000)), b"ade", "{back} s, after a compaction");
+    }
+}
+
+/// Where the system's clock was set back, an entry's lifetime still goes by it.
+#[test]
+fn a_lifetime_goes_by_the_clock_though_stamps_are_ahead_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ahead = Timestamp::now() + Duration::from_secs(3_600);
+    let cache = two_tier(folder.path()).clock(ManualClock::new(ahead)).open().unwrap();
+    cache.insert(b"old", b"value").unwrap();
+    cache.close().unwrap();
+    let cache = two_tier(folder.path()).disk_max_entries(1).open().unwrap();
+    let options = InsertOptions::default().ttl(Duration::from_secs(60));
+    cache.insert_with(b"new", b"value", &options).unwrap();
+    cache.flush().unwrap();
+    let new = cache.get(b"new").unwrap().expect("newer than what was there");
+    assert!(new.accessed_at() > ahead && new.created_at() < ahead);
+    let left = new.ttl_remaining().unwrap();
+    assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(30), "{left:?}");
+}
+
+/// With a full queue and `Shed`, what memory did not take was lost, and a touch took the row away that it is to keep.
+#[test]
+fn what_cannot_be_shed_waits() {
+    for limit in [0, 10_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache.larder");
+        let builder = ByteCache::builder().path(&path).memory_max_entries(limit);
+        let cache = builder
+            .clone()
+            .max_memory_entry_bytes(20)
+            .write_policy(WritePolicy::Behind {
+                max_delay: Duration::from_millis(20),
+                max_pending_ops: 1,
+                max_pending_bytes: 1 << 20,
+                when_full: WhenFull::Shed,
+            })
+            .open()
+            .unwrap();
+        for n in 0..100_u8 {
+            cache.insert(&[n], &[n; 30]).unwrap();
+            assert_eq!(cache.get(&[n]).unwrap().as_deref(), Some(&[n; 30][..]));
+            assert!(cache.insert_if_absent(&[n, n], &[n; 30]).unwrap());
+            assert!(cache.contains_key(&[n, n]).unwrap());
+        }
+        for n in 0..100_u8 {
+            assert!(cache.touch(&[n], Duration::from_secs(3_600)).unwrap());
+        }
+        assert_eq!((cache.len(), cache.stats().shed), (200, 0), "memory for {limit}");
+        cache.close().unwrap();
+        assert_eq!(builder.open().unwrap().len(), 200, "memory for {limit}");
+    }
+}
+
+/// It waited for itself, or for a thread that waited for it.
+#[test]
+fn verifying_within_a_verification_is_busy() {
+    let _watchdog = Watchdog::start("verifying within a verification".to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let (cell, busy) = (Arc::new(OnceLock::<ByteCache>::new()), Arc::new(AtomicBool::new(false)));
+    let (own, was_busy) = (Arc::clone(&cell), Arc::clone(&busy));
+    let cache = two_tier(folder.path())
+        .disk_max_entries(1)
+        .eviction_listener(move |_, _, _| {
+            if let Some(cache) = own.get() {
+                let is_busy = cache.verify().is_err_and(|e| e.kind() == ErrorKind::Busy);
+                was_busy.fetch_or(is_busy, Ordering::Relaxed);
+            }
+        })
+        .open()
+        .unwrap();
+    cache.insert(b"first", b"value").unwrap();
+    cache.flush().unwrap();
+    let _ = cell.set(cache.clone());
+    let mut within = Vec::new();
+    let options = VerifyOptions::default().progress(|_, _| {
+        within.push(cache.verify().map_err(|error| error.kind()).map(drop));
+        cache.insert(b"another", b"value").unwrap();
+        cache.flush().unwrap();
+    });
+    cache.verify_with(options).unwrap();
+    assert!(!within.is_empty() && within.iter().all(|done| *done == Err(ErrorKind::Busy)));
+    assert!(busy.load(Ordering::Relaxed), "the listener verified, too");
+    // Afterwards, and after a panic in it, one can verify again; who comes meanwhile waits.
+    let panicking =
+        || cache.verify_with(VerifyOptions::default().progress(|_, _| panic!("as asked")));
+    assert!(catch_unwind(panicking).is_err());
+    thread::scope(|scope| {
+        let options = VerifyOptions::default().progress(|_, _| {
+            scope.spawn(|| assert!(cache.verify().unwrap().is_ok()));
+            thread::sleep(Duration::from_millis(20));
+        });
+        cache.verify_with(options).unwrap();
+    });
+    cache.close().unwrap();
+}
+
+/// What had expired and was not swept stayed, and counted in `len`.
+#[test]
+fn what_has_expired_goes_with_its_prefix() {
+    let folder = tempfile::tempdir().unwrap();
+    for builder in [ByteCache::builder(), two_tier(folder.path())] {
+        let clock = ManualClock::new(Timestamp::from_secs(1_000));
+        let (cache, heard) = listening(builder.clock(clock.clone()));
+        let options = InsertOptions::default().ttl(Duration::from_secs(1));
+        cache.insert_with(b"short", b"1", &options).unwrap();
+        cache.insert(b"sound", b"2").unwrap();
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(cache.invalidate_prefix(b"s").unwrap(), 1);
+        assert_eq!(cache.len(), 0);
+        cache.close().unwrap();
+        let mut heard: Vec<_> = heard.iter().map(|(key, _, _, cause)| (key, cause)).collect();
+        heard.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = [
+            (b"short".to_vec(), RemovalCause::Expired),
+            (b"sound".to_vec(), RemovalCause::Explicit),
+        ];
+        assert_eq!(heard, expected);
     }
 }

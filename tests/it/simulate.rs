@@ -364,7 +364,7 @@ fn drawn() -> Report {
     simulation.entries([1, 2, 3]).bytes([20, 30, 5_000]).run(&trace, |_| {}).unwrap()
 }
 
-/// `LARDER_GOLDEN=write cargo test --features simulate --test it simulate` draws it anew.
+/// `LARDER_GOLDEN=write cargo test --test it simulate` draws it anew.
 #[test]
 fn a_chart_is_drawn_as_it_was() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chart.svg");

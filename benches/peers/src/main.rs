@@ -1,7 +1,7 @@
 //! larder beside other caches: the same keys, values and capacity, in turn, in one run.
 //!
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml` prints the table; `--csv FILE` and
-//! `--svg FILE` write it down and draw it, `--only TEXT` takes the workloads whose names have it,
+//! `--svg FILE` write it down and draw it, `--only TEXT` takes the workloads whose names have it (`disk`: all of the stores on disk),
 //! `--quick` shows in a minute that everything works, and measures nothing.
 
 mod count;

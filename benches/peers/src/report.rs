@@ -112,7 +112,11 @@ impl Report {
                 let end = LEFT + length as i32;
                 area.draw(&Rectangle::new([(LEFT, y + 2), (end, y + BAR - 2)], color.filled()))?;
                 area.draw(&Text::new(line.peer, (LEFT - 150, y), ("sans-serif", 12)))?;
-                let figure = format!("{speed:.1} M/s");
+                let figure = if speed < 1.0 {
+                    format!("{:.0} k/s", 1e3 * speed)
+                } else {
+                    format!("{speed:.1} M/s")
+                };
                 area.draw(&Text::new(figure, (end + 6, y), ("sans-serif", 11)))?;
                 y += BAR;
             }

@@ -34,7 +34,7 @@ fn what_is_done_is_freed_by_who_is_given_room_and_with_the_next_batch() {
     assert!(matches!(room, Reserved::Room(_)));
     assert_eq!(spent(&queue), 2);
     let second = reserve();
-    assert!(matches!(reserve(), Reserved::Full));
+    assert!(matches!(reserve(), Reserved::Full { ahead: false }));
     assert_eq!(spent(&queue), 1, "who gets no room keeps nothing");
     queue.spend(work(2, 1));
     assert_eq!(spent(&queue), 2, "what was left is freed");

@@ -223,7 +223,8 @@ impl Check {
             }
             !shown
         });
-        !all
+        // Before the first row it does not matter.
+        !all || reached == 0
     }
 
     fn rows(

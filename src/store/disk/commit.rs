@@ -36,7 +36,8 @@ use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::Ranks;
 use crate::store::disk::rows::{Gone, Rows, Told};
 use crate::store::disk::schema::{
-    EXPIRY, META, ORDER, TOTALS_ROW, moment_key, push_moment_key, split_moment,
+    EXPIRY, META, NEWEST_ROW, ORDER, TOTALS_ROW, moment_key, push_moment_key, seal_numbers,
+    split_moment,
 };
 use crate::store::disk::sorted::Sorted;
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Totals, Touch, Verdict, Why};
@@ -93,7 +94,7 @@ impl Writer {
                 }
                 work.evict(above)?;
                 work.sweep_order()?;
-                work.finish(batch.number, copied)
+                work.finish(batch.number, copied, above.newest_stamp())
             })?;
             if database.watch().is_hurt() {
                 return Err(Failure::damage("pages of the cache file are damaged"));
@@ -106,6 +107,7 @@ impl Writer {
         self.is_unsure = !batch.quick_repair;
         self.sweep_from = done.sweep_from;
         self.totals = done.outcome.totals;
+        self.newest = done.newest;
         if let (Some(compaction), Some(changes)) = (&mut self.compaction, &done.changes) {
             compaction.follow(changes.clone());
         }
@@ -125,6 +127,7 @@ struct Done {
     changes: Option<Changes>,
     told: Told,
     next_place: u64,
+    newest: u64,
 }
 
 /// A transaction with its tables open.
@@ -477,7 +480,7 @@ impl<'t, 'b> Work<'t, 'b> {
     }
 
     /// Step 6, up to the commit itself.
-    fn finish(mut self, number: u64, copied: Option<Copied>) -> Result<Done, Failure> {
+    fn finish(mut self, number: u64, copied: Option<Copied>, newest: u64) -> Result<Done, Failure> {
         if self.recount {
             let before = self.outcome.totals;
             let mended = self.rows.mend()?;
@@ -497,6 +500,7 @@ impl<'t, 'b> Work<'t, 'b> {
             self.order.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         let mut meta = strictly(|| self.transaction.open_table(META))?;
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
+        meta.insert(NEWEST_ROW, seal_numbers(&[newest]).as_slice())?;
         if let Some(copied) = copied {
             copied.write(&mut meta)?;
         }
@@ -507,6 +511,6 @@ impl<'t, 'b> Work<'t, 'b> {
         let next_place = self.rows.end();
         let (changes, told) = self.rows.finish();
         let (outcome, sweep_from) = (self.outcome, self.sweep_from);
-        Ok(Done { outcome, sweep_from, changes, told, next_place })
+        Ok(Done { outcome, sweep_from, changes, told, next_place, newest })
     }
 }

@@ -41,7 +41,8 @@ use crate::store::disk::lock::beside;
 use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::{Ranks, StoredRanks};
 use crate::store::disk::schema::{
-    EXPIRY, FILED, INDEX, META, ORDER, RANKS, ROWS, moment_key, push_moment_key, split_row,
+    EXPIRY, FILED, INDEX, META, NEWEST_ROW, ORDER, RANKS, ROWS, moment_key, push_moment_key,
+    seal_numbers, split_row,
 };
 use crate::store::disk::sorted::Sorted;
 use crate::store::disk::volume::Base;
@@ -203,12 +204,22 @@ impl Compaction {
     }
 
     /// Writes the meta rows and closes the copy, which is complete; gives its totals.
-    fn close(mut self, options: &Options, batch: u64, level: u64) -> Result<Totals, Failure> {
+    fn close(
+        mut self,
+        options: &Options,
+        batch: u64,
+        level: u64,
+        newest: u64,
+    ) -> Result<Totals, Failure> {
         let totals = Totals { batch, ..self.copied };
         let transaction = self.take_transaction()?;
         open::write_meta(&transaction, options, totals)?;
         let mark = Mark { strategy: options.strategy, batch, level };
-        mark.write(&mut transaction.open_table(META)?)?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            mark.write(&mut meta)?;
+            meta.insert(NEWEST_ROW, seal_numbers(&[newest]).as_slice())?;
+        }
         transaction.commit()?;
         drop(self.database);
         Ok(totals)
@@ -503,7 +514,7 @@ impl Writer {
             let read = old.map(|old| old.begin_read()).transpose()?;
             let found = read.as_ref().map(Found::committed).transpose()?;
             let level = found.map_or(0, |found| found.level(strategy));
-            let totals = compaction.close(&self.options, batch, level)?;
+            let totals = compaction.close(&self.options, batch, level, self.newest)?;
             place.sync(&new)?;
             place.rename(&new, path)?;
             Ok(totals)

@@ -2,13 +2,11 @@
 
 use redb::Table;
 
-use crate::record::Record;
 use crate::store::disk::failure::Failure;
-use crate::store::disk::schema::COPIED_ROW;
+use crate::store::disk::schema::{COPIED_ROW, seal_numbers, unseal_numbers};
 
 /// A ratio further from one than this is not believed.
 const RATIO_MAX: u64 = 16;
-const LEN: usize = 2 * size_of::<u64>();
 
 /// What a copy occupied, and what it was estimated to need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,22 +17,17 @@ pub(crate) struct Copied {
 
 impl Copied {
     fn encode(self) -> Vec<u8> {
-        let mut row = [self.occupied, self.needed].map(u64::to_le_bytes).concat();
-        row.extend(Record::plain_checksum(&row).to_le_bytes());
-        row
+        seal_numbers(&[self.occupied, self.needed])
     }
 
     /// `None` if it is damaged, or cannot be right.
     pub(super) fn decode(row: &[u8]) -> Option<Self> {
-        let (numbers, checksum) = row.split_at_checked(LEN)?;
-        let ([occupied, needed], []) = numbers.as_chunks() else { return None };
-        let [occupied, needed] = [occupied, needed].map(|number| u64::from_le_bytes(*number));
+        let [occupied, needed] = unseal_numbers(row)?;
         let is_ratio = occupied > 0
             && occupied / RATIO_MAX <= needed
             && needed > 0
             && needed / RATIO_MAX <= occupied;
-        let is_sound = checksum == Record::plain_checksum(numbers).to_le_bytes();
-        (is_ratio && is_sound).then_some(Self { occupied, needed })
+        is_ratio.then_some(Self { occupied, needed })
     }
 
     pub(super) fn write(

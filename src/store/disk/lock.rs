@@ -32,7 +32,8 @@ impl FileLock {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
         let mut file = open.map_err(|e| {
             let sentence = format!(
-                "cannot open the lock file {}: {e}; the folder must be writable",
+                "cannot open the lock file {}: {e}; the cache needs it beside its own file, so the folder must be there \
+                 and writable, and the name a little shorter than the longest",
                 lock_path.display()
             );
             Error::with_source(ErrorKind::Io, sentence, e)
@@ -62,7 +63,10 @@ impl FileLock {
             return Ok(None);
         }
         let failed = |e: std::io::Error| {
-            let sentence = format!("cannot open {}: {e}", path.display());
+            let sentence = format!(
+                "cannot open {}: {e}; this process has to be able to read and write it",
+                path.display()
+            );
             Error::with_source(ErrorKind::Io, sentence, e)
         };
         let file = File::open(path).map_err(failed)?;

@@ -5,10 +5,9 @@
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
-use crate::record::Record;
 use crate::store::disk::blocks::strictly;
 use crate::store::disk::failure::Failure;
-use crate::store::disk::schema::{META, STRATEGY_ROW};
+use crate::store::disk::schema::{META, STRATEGY_ROW, seal, unseal};
 use crate::strategy::DiskStrategy;
 
 /// All strategies that have a mark.
@@ -71,17 +70,11 @@ impl Mark {
         row.extend_from_slice(&self.batch.to_le_bytes());
         row.extend_from_slice(&self.level.to_le_bytes());
         row.extend_from_slice(self.strategy.name().as_bytes());
-        let crc = Record::plain_checksum(&row);
-        row.extend_from_slice(&crc.to_le_bytes());
-        row
+        seal(row)
     }
 
     fn decode(row: &[u8]) -> Option<Self> {
-        let (words, crc) = row.split_last_chunk()?;
-        if u32::from_le_bytes(*crc) != Record::plain_checksum(words) {
-            return None;
-        }
-        let (batch, rest) = words.split_first_chunk()?;
+        let (batch, rest) = unseal(row)?.split_first_chunk()?;
         let (level, name) = rest.split_first_chunk()?;
         let strategy = MARKED.into_iter().find(|known| known.name().as_bytes() == name)?;
         let level = u64::from_le_bytes(*level);

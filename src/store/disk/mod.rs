@@ -162,6 +162,8 @@ pub(crate) struct Writer {
     order: adopt::Known,
     /// What the last copy took, which each commit notes.
     copied: Option<Copied>,
+    /// The newest stamp of the cache's clock as of the last commit.
+    newest: u64,
     /// A copy being made.
     compaction: Option<compact::Compaction>,
     /// The file before the last compaction, while it is being closed.
@@ -195,6 +197,12 @@ impl Writer {
 
     pub(crate) fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// The newest stamp that the cache's clock had given by the last commit, in whatever process; 0 if that is not
+    /// known.
+    pub(crate) fn newest_stamp(&self) -> u64 {
+        self.newest
     }
 
     /// What the last copy of this file took, if that is known.

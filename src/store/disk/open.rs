@@ -35,8 +35,8 @@ use crate::store::disk::lock::{FileLock, beside};
 use crate::store::disk::reserve::Reserve;
 use crate::store::disk::rows::Rows;
 use crate::store::disk::schema::{
-    COPIED_ROW, EXPIRY, FILED, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, ORDER, RANKS,
-    RKYV_ROW, ROWS, SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW,
+    COPIED_ROW, EXPIRY, FILED, FORMAT_ROW, FORMAT_VERSION, INDEX, KEY_ROW, META, NEWEST_ROW, ORDER,
+    RANKS, RKYV_ROW, ROWS, SCHEMA_VERSION_ROW, TOTALS_ROW, VALUE_ROW, decode_newest,
 };
 use crate::store::disk::volume::{Base, Place, folder};
 use crate::store::disk::{Disk, Writer};
@@ -128,7 +128,8 @@ impl Opened {
                 })?
             }
         };
-        let copied = copied(&database);
+        let copied = noted(&database, COPIED_ROW).and_then(|row| Copied::decode(&row));
+        let newest = noted(&database, NEWEST_ROW).map_or(0, |row| decode_newest(&row));
         let disk = Arc::new(Disk {
             snapshot: Lanes::default(),
             entries: AtomicU64::new(totals.entries),
@@ -146,6 +147,7 @@ impl Opened {
             sweep_from: Vec::new(),
             order: Known::Nothing,
             copied,
+            newest,
             compaction: None,
             closing: None,
             unsynced_names: false,
@@ -437,7 +439,7 @@ impl Look {
         if !same && options.on_other_type == OnOtherType::Fail {
             let sentence = format!(
                 "{path} maps {} to {}, this cache maps {} to {}; choose another path, or let a \
-                 file of another type start empty",
+                 file of another type start empty (on_schema_mismatch)",
                 self.key, self.value, options.key, options.value
             );
             return Err(Error::new(ErrorKind::Schema, sentence));
@@ -446,10 +448,9 @@ impl Look {
     }
 }
 
-/// What the last copy of a file took; nothing, where that cannot be read.
-fn copied(database: &Base) -> Option<Copied> {
-    let read = || row(&database.begin_read()?.open_table(META)?, COPIED_ROW);
-    guarded(read).ok().flatten().and_then(|row| Copied::decode(&row))
+/// A meta row that one can do without; nothing, where it cannot be read.
+fn noted(database: &Base, name: &'static str) -> Option<Vec<u8>> {
+    guarded(|| row(&database.begin_read()?.open_table(META)?, name)).ok().flatten()
 }
 
 /// The totals of a file; counted if their row is damaged or disagrees with the tables.

@@ -34,6 +34,7 @@ pub(super) const VALUE_ROW: &str = "value";
 pub(super) const SCHEMA_VERSION_ROW: &str = "schema_version";
 pub(super) const TOTALS_ROW: &str = "totals";
 pub(super) const COPIED_ROW: &str = "copied";
+pub(super) const NEWEST_ROW: &str = "newest";
 pub(super) const STRATEGY_ROW: &str = "strategy";
 
 /// The last place of a row and the last number of a batch that can be believed: there are 2^32 more
@@ -75,26 +76,42 @@ pub(super) fn split_moment(row: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_be_bytes(*moment), key))
 }
 
+/// What a meta row says, with its CRC behind it.
+pub(super) fn seal(mut row: Vec<u8>) -> Vec<u8> {
+    row.extend(Record::plain_checksum(&row).to_le_bytes());
+    row
+}
+
+/// Undoes [`seal`]; `None` if the row is damaged.
+pub(super) fn unseal(row: &[u8]) -> Option<&[u8]> {
+    let (said, crc) = row.split_last_chunk()?;
+    (u32::from_le_bytes(*crc) == Record::plain_checksum(said)).then_some(said)
+}
+
+/// Numbers as a meta row, little-endian.
+pub(super) fn seal_numbers(numbers: &[u64]) -> Vec<u8> {
+    seal(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+}
+
+/// Undoes [`seal_numbers`]; `None` if the row is damaged or has another number of them.
+pub(super) fn unseal_numbers<const N: usize>(row: &[u8]) -> Option<[u64; N]> {
+    let (numbers, []) = unseal(row)?.as_chunks() else { return None };
+    <[[u8; 8]; N]>::try_from(numbers).ok().map(|numbers| numbers.map(u64::from_le_bytes))
+}
+
+/// The newest stamp that the cache's clock had given by a commit; 0 where that is not known.
+pub(super) fn decode_newest(row: &[u8]) -> u64 {
+    unseal_numbers(row).map_or(0, |[newest]| newest).min(NUMBER_MAX)
+}
+
 impl Totals {
-    /// `|entries 8|bytes 8|batch 8|crc 4|`, little-endian.
-    pub(super) fn encode(self) -> [u8; 28] {
-        let mut row = [0; 28];
-        row[..8].copy_from_slice(&self.entries.to_le_bytes());
-        row[8..16].copy_from_slice(&self.bytes.to_le_bytes());
-        row[16..24].copy_from_slice(&self.batch.to_le_bytes());
-        let crc = Record::plain_checksum(&row[..24]);
-        row[24..].copy_from_slice(&crc.to_le_bytes());
-        row
+    pub(super) fn encode(self) -> Vec<u8> {
+        seal_numbers(&[self.entries, self.bytes, self.batch])
     }
 
     /// `None` if the row is damaged, or its batch is above [`NUMBER_MAX`].
     pub(super) fn decode(row: &[u8]) -> Option<Self> {
-        let (words, rest) = row.split_at_checked(24)?;
-        if rest != Record::plain_checksum(words).to_le_bytes() {
-            return None;
-        }
-        let word = |at: usize| Some(u64::from_le_bytes(*words.get(at..)?.first_chunk()?));
-        let batch = word(16).filter(|number| *number <= NUMBER_MAX)?;
-        Some(Self { entries: word(0)?, bytes: word(8)?, batch })
+        let [entries, bytes, batch] = unseal_numbers(row)?;
+        (batch <= NUMBER_MAX).then_some(Self { entries, bytes, batch })
     }
 }

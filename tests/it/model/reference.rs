@@ -48,7 +48,7 @@ impl Model {
         Self {
             options,
             now,
-            last: now,
+            last: now - 1,
             entries: BTreeMap::new(),
             committed: BTreeMap::new(),
             pending: BTreeSet::new(),
@@ -293,13 +293,14 @@ impl Model {
         found
     }
 
-    fn check_size(&mut self, item: &Item) -> Result<(), ErrorKind> {
+    /// Of a call that inserts so many.
+    fn check_size(&mut self, item: &Item, inserts: usize) -> Result<(), ErrorKind> {
         let options = &self.options;
         let limit = if options.disk { options.disk_limits.bytes } else { options.memory.bytes };
         if limit.is_none_or(|max| item.charge(options) <= max) {
             return Ok(());
         }
-        self.stats.rejected += 1;
+        self.stats.rejected += inserts as u64;
         Err(ErrorKind::TooLarge)
     }
 
@@ -335,7 +336,7 @@ impl Model {
 
     fn insert(&mut self, item: &Item, at: Option<u64>) -> Result<(), ErrorKind> {
         let moment = self.moment(at);
-        self.check_size(item)?;
+        self.check_size(item, 1)?;
         self.put(item, moment);
         self.written();
         Ok(())
@@ -347,14 +348,14 @@ impl Model {
         if self.entries.contains_key(item.key.as_bytes()) {
             return Ok(false);
         }
-        self.check_size(item)?;
+        self.check_size(item, 1)?;
         self.put(item, moment);
         self.written();
         Ok(true)
     }
 
     fn insert_many(&mut self, items: &[Item], at: Option<u64>) -> Result<(), ErrorKind> {
-        items.iter().try_for_each(|item| self.check_size(item))?;
+        items.iter().try_for_each(|item| self.check_size(item, items.len()))?;
         if items.is_empty() {
             return Ok(());
         }
@@ -452,7 +453,14 @@ impl Model {
     }
 
     /// Closes, and opens with the same options, or with other limits or another strategy.
+    /// To what the clock has to be moved so that it does not matter which of the stamps that it gave the file notes:
+    /// of those that nothing came of, none.
+    pub(super) fn reopens_at(&self) -> u64 {
+        self.now.max(self.last + 1)
+    }
+
     fn reopen(&mut self, limits: Option<(Limits, Limits)>, strategy: Option<DiskStrategy>) {
+        self.now = self.reopens_at();
         self.commit(false);
         self.options.strategy = strategy.unwrap_or(self.options.strategy);
         for e in self.entries.values_mut() {
@@ -461,7 +469,7 @@ impl Model {
         self.entries.retain(|_, _| self.options.disk);
         let now = (self.options.memory, self.options.disk_limits);
         (self.options.memory, self.options.disk_limits) = limits.unwrap_or(now);
-        (self.last, self.stats) = (self.now, Stats::default());
+        (self.last, self.stats) = (self.now - 1, Stats::default());
         self.commit(true);
     }
 
@@ -470,7 +478,7 @@ impl Model {
         let is_bad = |key: &&str| key.is_empty() || key.len() > super::KEY_BYTES_MAX;
         let Some(bad) = op.keys().iter().position(is_bad) else { return Ok(()) };
         if let Op::InsertMany(items) = op {
-            items[..bad].iter().try_for_each(|item| self.check_size(item))?;
+            items[..bad].iter().try_for_each(|item| self.check_size(item, items.len()))?;
         }
         Err(ErrorKind::InvalidKey)
     }
@@ -508,8 +516,10 @@ impl Model {
             Op::Invalidate(key) => Answer::Is(!self.remove(&[key]).is_empty()),
             Op::RemoveMany(keys) => Answer::Count(self.remove(keys).len() as u64),
             Op::InvalidatePrefix(prefix) => {
-                let seen = self.walk(prefix);
-                let keys = seen.iter().filter_map(|seen| std::str::from_utf8(&seen.key).ok());
+                // What is over goes, too, and does not count.
+                let mut keys: Vec<Key> = self.entries.keys().cloned().collect();
+                keys.retain(|key| key.starts_with(prefix.as_bytes()));
+                let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
                 Answer::Count(self.remove(&keys.collect::<Vec<_>>()).len() as u64)
             }
             Op::Clear => Answer::Count(self.clear()),

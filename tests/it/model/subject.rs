@@ -51,6 +51,10 @@ impl Subject {
         Self { cache, options, time, events, folder }
     }
 
+    pub(super) fn set_time(&self, now: u64) {
+        self.time.set(Timestamp::from_nanos(now));
+    }
+
     fn reopen(&mut self) -> Result<(), Error> {
         self.cache.clone().close()?;
         self.cache = open(&self.options, &self.time, &self.events, self.folder.path());
@@ -64,7 +68,7 @@ impl Subject {
         }
         if let Op::Advance(by) = op {
             let now = self.time.now().as_nanos().saturating_add_signed(*by);
-            self.time.set(Timestamp::from_nanos(now));
+            self.set_time(now);
             return Ok(Answer::Done);
         }
         match op {
