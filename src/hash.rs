@@ -45,6 +45,12 @@ impl Check {
     pub(crate) fn table_hash(self) -> u64 {
         u64::from(self.0) << 32 | u64::from(self.0)
     }
+
+    /// Where the search begins in a table, where `mask` is the number of slots less one.
+    #[inline]
+    pub(crate) fn first_slot(self, mask: usize) -> usize {
+        self.0 as usize & mask
+    }
 }
 
 /// The hasher of one cache.

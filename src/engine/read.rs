@@ -86,6 +86,7 @@ impl Core {
     ) -> Result<Option<Handle>> {
         self.check_asked::<IS_PLAIN>(key)?;
         let hash = self.memory.hash(key);
+        self.memory.fetch_ahead(hash);
         let moment = self.moment_asked::<IS_PLAIN>(at);
         match self.hit::<IS_PLAIN, _>(hash, key, moment, Held::take) {
             Ok(record) => {
@@ -232,6 +233,7 @@ impl Core {
     ) -> Result<bool> {
         self.check_asked::<IS_PLAIN>(key)?;
         let hash = self.memory.hash(key);
+        self.memory.fetch_ahead(hash);
         let moment = self.moment_asked::<IS_PLAIN>(None);
         match self.hit::<IS_PLAIN, _>(hash, key, moment, |held| copy(held.value())) {
             Ok(()) => {
@@ -275,6 +277,7 @@ impl Core {
     ) -> Result<Option<R>> {
         self.check_asked::<IS_PLAIN>(key)?;
         let hash = self.memory.hash(key);
+        self.memory.fetch_ahead(hash);
         let moment = self.moment_asked::<IS_PLAIN>(None);
         match self.hit::<IS_PLAIN, _>(hash, key, moment, |held| held.take()) {
             Ok(record) => {

@@ -116,8 +116,9 @@ impl Core {
         weight: Option<u64>,
     ) -> Result<()> {
         self.check_key(key)?;
-        let moment = self.moment(options.timestamp);
         let hash = self.memory.hash(key);
+        self.memory.fetch_ahead(hash);
+        let moment = self.moment(options.timestamp);
         let write = Write { hash, moment, expect: Expect::Anything, counted: true };
         self.draft(key, value, options, weight, moment)
             .and_then(|record| self.enter(record, &write))

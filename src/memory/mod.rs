@@ -46,6 +46,7 @@ mod idle;
 mod order;
 mod ordered;
 mod shard;
+mod spots;
 mod table;
 
 use std::ops::{Deref, DerefMut};
@@ -59,6 +60,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{BriefGuard, BriefMutex, CachePadded, LaneCounts};
 
 use ordered::{ENTRIES_MAX, Ordered};
+use spots::Spots;
 
 pub(crate) use all::AllLocked;
 pub(crate) use shard::{Hit, Placement, Shard};
@@ -76,6 +78,8 @@ const NONE: u64 = u64::MAX;
 pub(crate) struct Memory<S> {
     shards: Box<[CachePadded<BriefMutex<Guarded<S>>>]>,
     bounds: Box<[AtomicU64]>,
+    /// Where the shards' tables are.
+    spots: Spots,
     /// Changes after a bound has become lower, which is rare: so who sees it unchanged need not look at the
     /// bounds again.
     lowered: AtomicU64,
@@ -219,6 +223,9 @@ impl<S> Guarded<S> {
     /// Stores the shard's bound unless it is there already (M1).
     #[inline]
     fn publish(&mut self, memory: &Memory<S>, index: usize) {
+        if let Some(table) = self.shard.moved() {
+            memory.spots.note(index, table);
+        }
         let now = self.shard.bound().unwrap_or(EMPTY);
         if now != self.published {
             self.set_bound(memory, index, now);
@@ -463,6 +470,7 @@ impl<S: Default> Memory<S> {
             limits: [limits.entries, limits.bytes].map(as_number),
             bounds: shards.iter().map(|_| AtomicU64::new(EMPTY)).collect(),
             lowered: AtomicU64::new(0),
+            spots: Spots::new(shards.len()),
             shards,
             account: CachePadded::new(BriefMutex::new(Account {
                 limits,
@@ -491,6 +499,12 @@ impl<S> Memory<S> {
     #[inline]
     pub(crate) fn index(&self, hash: KeyHash) -> usize {
         hash.shard(self.shards.len() - 1)
+    }
+
+    /// Has the processor fetch what a look-up of this key needs first, for who is about to lock its shard.
+    #[inline]
+    pub(crate) fn fetch_ahead(&self, hash: KeyHash) {
+        self.spots.fetch_ahead(self.index(hash), hash.check());
     }
 
     /// Locks the shard of a key.

@@ -36,6 +36,8 @@ pub(crate) struct Shard {
     order: Order,
     deadlines: BTreeSet<Dated>,
     bytes: u64,
+    /// Whether the table has moved since that was noted.
+    has_moved: bool,
 }
 
 /// Who keeps the order of a shard's entries.
@@ -113,6 +115,12 @@ impl Shard {
     pub(super) fn of_tier(knows_idle: bool) -> Self {
         let idle = knows_idle.then(Idle::default);
         Self { order: Order::OfTier { idle }, ..Self::default() }
+    }
+
+    /// The table, if it has moved since it was asked for last.
+    #[inline]
+    pub(super) fn moved(&mut self) -> Option<&Table> {
+        std::mem::take(&mut self.has_moved).then_some(&self.table)
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -217,12 +225,14 @@ impl Shard {
         held.begin(stamp, handed, deadline);
         let was_full = self.table.is_full();
         let id = self.table.put(held);
+        let has_moved = was_full && !self.table.is_full();
         if let Order::Own(lru) = &mut self.order {
-            if was_full && !self.table.is_full() {
+            if has_moved {
                 lru.follow(&self.table);
             }
             lru.link(&mut self.table, id);
         }
+        self.has_moved |= has_moved;
         self.note_idle(id);
         self.note_deadline(id, deadline);
         id

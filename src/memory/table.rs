@@ -149,6 +149,13 @@ impl Table {
         self.records.len() == self.records.capacity()
     }
 
+    /// Where its slots end, and the number of them less one; `None` if it is empty.
+    pub(super) fn whereabouts(&self) -> Option<(usize, usize)> {
+        let index = self.records.iter_buckets().next()?;
+        let first = std::ptr::from_ref(self.records.get_bucket(index)?).addr();
+        Some((first + (index + 1) * size_of::<Held>(), self.records.num_buckets() - 1))
+    }
+
     /// Puts a record in whose key is not there yet.
     #[inline]
     pub(super) fn put(&mut self, held: Held) -> SlotId {

@@ -191,6 +191,12 @@ fn fetch_ahead(line: *const u8) {
     let _ = line;
 }
 
+/// Likewise, where only the address is known.
+#[inline]
+pub(crate) fn fetch_address_ahead(address: usize) {
+    fetch_ahead(std::ptr::without_provenance(address));
+}
+
 /// Has the processor fetch the line at which something begins that is looked at soon.
 #[inline]
 pub(crate) fn fetch_line_ahead<T>(of: &T) {
