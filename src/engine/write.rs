@@ -351,7 +351,7 @@ fn busy(disk: &DiskSide, patience: Duration, ahead: bool) -> Error {
     let sentence = if ahead {
         format!(
             "the disk tier stayed full for {ms} ms, and writes are as far ahead of it as disk_slack lets them \
-             ({ops} operations); write less at once, or raise disk_slack or the tier's limits"
+             ({ops} operations); write less at once, set a smaller disk_slack or none, or raise the tier's limits"
         )
     } else {
         format!(
