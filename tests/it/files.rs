@@ -251,6 +251,32 @@ fn a_file_with_two_names_is_locked_by_both() {
     assert!(cache.get(b"by the link").unwrap().is_some());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_file_is_made_where_a_link_leads() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second, file] = ["first.larder", "links/second.larder", "there/cache.larder"]
+        .map(|p| folder.path().join(p));
+    fs::create_dir(folder.path().join("links")).unwrap();
+    symlink("links/second.larder", &first).unwrap();
+    symlink("../there/cache.larder", &second).unwrap();
+    let cache = ByteCache::builder().path(&first).open().unwrap();
+    cache.insert(b"key", b"value").unwrap();
+    cache.compact().unwrap();
+    cache.close().unwrap();
+    for link in [&first, &second] {
+        assert!(fs::symlink_metadata(link).unwrap().is_symlink());
+    }
+    assert_eq!(ByteCache::builder().path(&file).open().unwrap().len(), 1);
+    // Links that lead nowhere.
+    let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+    symlink(&one, &other).unwrap();
+    symlink(&other, &one).unwrap();
+    refused(ByteCache::builder().path(&one).open(), ErrorKind::Io, &["one"]);
+    assert!(fs::symlink_metadata(&one).unwrap().is_symlink());
+}
+
 #[test]
 fn an_empty_file_is_as_good_as_none() {
     let place = place();

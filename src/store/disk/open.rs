@@ -44,6 +44,9 @@ use crate::strategy::DiskStrategy;
 use crate::sync::Lanes;
 use crate::trace;
 
+/// As many links lead to one another, at most.
+const LINKS_MAX: usize = 40;
+
 /// What to do with a damaged file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnDamage {
@@ -99,13 +102,8 @@ impl Opened {
         let files = matches!(options.place, Place::Files);
         let mut options = options.clone();
         if files {
+            options.path = led_to(&options.path);
             make_folder(&options.path)?;
-            // What is renamed takes the place of a link, not of what it leads to.
-            if fs::symlink_metadata(&options.path).is_ok_and(|metadata| metadata.is_symlink())
-                && let Ok(path) = fs::canonicalize(&options.path)
-            {
-                options.path = path;
-            }
         }
         let (options, path) = (&options, &options.path);
         let exists = is_there(options)?;
@@ -171,6 +169,17 @@ pub(super) fn lock_by_inode(options: &Options) -> Result<Option<FileLock>> {
         Place::Files => FileLock::of(&options.path),
         Place::Volume(_) => Ok(None),
     }
+}
+
+/// The file that a link leads to, or is to lead to: what is renamed takes the place of a link, not of what it leads
+/// to. The path itself where that is no link.
+fn led_to(path: &Path) -> PathBuf {
+    let mut led_to = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(next) = fs::read_link(&led_to) else { return led_to };
+        led_to = led_to.parent().map_or(next.clone(), |folder| folder.join(&next));
+    }
+    path.to_owned()
 }
 
 fn make_folder(path: &Path) -> Result<()> {
