@@ -321,8 +321,10 @@ impl Core {
             return Ok(None);
         }
         let healed = writer.heal()?;
-        let lost = format_args!("{} entries lost", healed.dropped).to_string();
-        trace::warn("pages of the cache file were damaged; what is sound was copied", &lost);
+        trace::warn(
+            "pages of the cache file were damaged; what is sound was copied",
+            &format_args!("{} entries lost", healed.dropped),
+        );
         self.lost(disk, healed.dropped);
         Ok(Some(healed.dropped))
     }

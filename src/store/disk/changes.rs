@@ -19,6 +19,11 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// What is said of a commit of which nothing was noted.
+    fn unknown() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
     /// Adds what the next commit changed.
     pub(super) fn add(&mut self, next: Self) {
         self.taken.extend(next.taken);
@@ -47,8 +52,7 @@ impl Log {
     /// Begins to watch.
     pub(super) fn watch(&self) {
         let mut noted = self.0.lock();
-        let unknown = Changes { all: true, ..Changes::default() };
-        noted.log = Some(vec![(noted.newest, unknown)]);
+        noted.log = Some(vec![(noted.newest, Changes::unknown())]);
     }
 
     pub(super) fn unwatch(&self) {
@@ -65,13 +69,12 @@ impl Log {
         let mut noted = self.0.lock();
         noted.newest = epoch;
         if let Some(log) = &mut noted.log {
-            let unknown = || Changes { all: true, ..Changes::default() };
             // No watcher looks at stamps.
             let known = changes.map(|changes| Changes { touched: Vec::new(), ..changes });
-            log.push((epoch, known.unwrap_or_else(unknown)));
+            log.push((epoch, known.unwrap_or_else(Changes::unknown)));
             if log.iter().map(|(_, changes)| changes.taken.len()).sum::<usize>() > TAKEN_MAX {
                 let first = log.first().map_or(epoch, |(first, _)| *first);
-                *log = vec![(first, unknown())];
+                *log = vec![(first, Changes::unknown())];
             }
         }
     }

@@ -36,8 +36,7 @@ use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::Ranks;
 use crate::store::disk::rows::{Gone, Rows, Told};
 use crate::store::disk::schema::{
-    EXPIRY, META, NEWEST_ROW, ORDER, TOTALS_ROW, moment_key, push_moment_key, seal_numbers,
-    split_moment,
+    EXPIRY, META, ORDER, TOTALS_ROW, moment_key, push_moment_key, split_moment, write_newest,
 };
 use crate::store::disk::sorted::Sorted;
 use crate::store::{Above, Batch, Change, Op, Outcome, Sweep, Totals, Touch, Verdict, Why};
@@ -500,7 +499,7 @@ impl<'t, 'b> Work<'t, 'b> {
             self.order.first()?.and_then(|(row, _)| Some(split_moment(row.value())?.0));
         let mut meta = strictly(|| self.transaction.open_table(META))?;
         meta.insert(TOTALS_ROW, self.outcome.totals.encode().as_slice())?;
-        meta.insert(NEWEST_ROW, seal_numbers(&[newest]).as_slice())?;
+        write_newest(&mut meta, newest)?;
         if let Some(copied) = copied {
             copied.write(&mut meta)?;
         }

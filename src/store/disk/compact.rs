@@ -41,8 +41,8 @@ use crate::store::disk::lock::beside;
 use crate::store::disk::mark::{Found, Mark};
 use crate::store::disk::ranks::{Ranks, StoredRanks};
 use crate::store::disk::schema::{
-    EXPIRY, FILED, INDEX, META, NEWEST_ROW, ORDER, RANKS, ROWS, moment_key, push_moment_key,
-    seal_numbers, split_row,
+    EXPIRY, FILED, INDEX, META, ORDER, RANKS, ROWS, moment_key, push_moment_key, split_row,
+    write_newest,
 };
 use crate::store::disk::sorted::Sorted;
 use crate::store::disk::volume::Base;
@@ -218,7 +218,7 @@ impl Compaction {
         {
             let mut meta = transaction.open_table(META)?;
             mark.write(&mut meta)?;
-            meta.insert(NEWEST_ROW, seal_numbers(&[newest]).as_slice())?;
+            write_newest(&mut meta, newest)?;
         }
         transaction.commit()?;
         drop(self.database);

@@ -177,7 +177,7 @@ fn led_to(path: &Path) -> PathBuf {
     let mut led_to = path.to_owned();
     for _ in 0..LINKS_MAX {
         let Ok(next) = fs::read_link(&led_to) else { return led_to };
-        led_to = led_to.parent().map_or(next.clone(), |folder| folder.join(&next));
+        led_to = led_to.parent().unwrap_or(Path::new("")).join(next);
     }
     path.to_owned()
 }

@@ -1,9 +1,10 @@
 //! The tables of a cache file and what its meta rows say. `format.md` has the same in prose.
 
-use redb::TableDefinition;
+use redb::{Table, TableDefinition};
 
 use crate::record::{RECORD_VERSION, Record};
 use crate::store::Totals;
+use crate::store::disk::failure::Failure;
 
 /// The file format that this build writes, and the newest that it reads. Raised with
 /// [`RECORD_VERSION`].
@@ -99,7 +100,16 @@ pub(super) fn unseal_numbers<const N: usize>(row: &[u8]) -> Option<[u64; N]> {
     <[[u8; 8]; N]>::try_from(numbers).ok().map(|numbers| numbers.map(u64::from_le_bytes))
 }
 
-/// The newest stamp that the cache's clock had given by a commit; 0 where that is not known.
+/// Notes the newest stamp that the cache's clock has given.
+pub(super) fn write_newest(
+    meta: &mut Table<'_, &'static str, &'static [u8]>,
+    newest: u64,
+) -> Result<(), Failure> {
+    meta.insert(NEWEST_ROW, seal_numbers(&[newest]).as_slice())?;
+    Ok(())
+}
+
+/// Undoes [`write_newest`]; 0 where that is not known.
 pub(super) fn decode_newest(row: &[u8]) -> u64 {
     unseal_numbers(row).map_or(0, |[newest]| newest).min(NUMBER_MAX)
 }
