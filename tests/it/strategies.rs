@@ -185,7 +185,7 @@ fn threads_stay_within_the_limits_of_every_strategy() {
 
 #[test]
 fn what_is_idle_is_swept_with_every_strategy() {
-    for strategy in Strategy::BUILT_IN {
+    let purged = |strategy: &Strategy| {
         let clock = ManualClock::new(Timestamp::from_secs(10_000));
         let cache = ByteCache::builder()
             .memory_max_entries(100)
@@ -202,8 +202,14 @@ fn what_is_idle_is_swept_with_every_strategy() {
             assert!(cache.get(&[key]).unwrap().is_some());
         }
         clock.advance(Duration::from_secs(6));
-        assert_eq!(cache.purge_expired().unwrap(), 30, "{strategy:?}");
+        let purged = cache.purge_expired().unwrap();
         assert_eq!((cache.len(), cache.validate()), (20, Ok(())), "{strategy:?}");
+        assert_eq!(cache.stats().memory_expirations, 30, "{strategy:?}");
+        purged
+    };
+    for strategy in Strategy::BUILT_IN {
+        // The maintenance thread may be faster once in a while.
+        assert!((0..5).any(|_| purged(&strategy) == 30), "{strategy:?}");
     }
 }
 
