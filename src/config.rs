@@ -9,6 +9,7 @@ use crate::entry::{Found, RemovalCause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::SHARDS_MAX;
 use crate::health::Health;
+use crate::memory::have_orders;
 use crate::record::KEY_BYTES_MAX;
 use crate::stats::Limits;
 use crate::store::disk::Place;
@@ -407,7 +408,8 @@ impl Config {
         Ok(())
     }
 
-    /// The number of shards: a power of two; as asked, or four per core and fewer for few entries.
+    /// The number of shards: a power of two; as asked, or four per core and fewer for few entries. Sixteen per core
+    /// where each of many entries has an order of its own: then nobody looks at all of them for the oldest entry.
     pub(crate) fn shard_count(&self) -> usize {
         if let Some(asked) = self.shards {
             return asked.next_power_of_two();
@@ -418,7 +420,9 @@ impl Config {
         let by_bytes = self.memory.bytes.map_or(u64::MAX, |n| n / (64 << 10));
         let most = usize::try_from(by_entries.min(by_bytes)).unwrap_or(usize::MAX).max(1);
         let wanted = (4 * cores).next_power_of_two().min(256);
-        if most < wanted { (most / 2 + 1).next_power_of_two() } else { wanted }
+        let shards = if most < wanted { (most / 2 + 1).next_power_of_two() } else { wanted };
+        let have_orders = |many: &usize| have_orders(&self.strategy, self.memory, *many);
+        [4 * shards, 2 * shards].into_iter().find(have_orders).unwrap_or(shards)
     }
 }
 
@@ -441,5 +445,12 @@ mod tests {
         assert!(with(200, None) <= 4);
         assert_eq!(with(10, Some(5)), 8);
         assert!(with(1 << 30, None).is_power_of_two());
+        let of = |strategy, entries| {
+            let memory = Limits { entries: Some(entries), bytes: None };
+            Config { memory, strategy, ..Config::default() }.shard_count()
+        };
+        let many = with(1 << 30, None);
+        assert_eq!(of(Strategy::Lfu, 1 << 30), 4 * many, "each with an order of its own");
+        assert_eq!((of(Strategy::Size, 1 << 30), of(Strategy::Lfu, 1)), (many, 1));
     }
 }

@@ -11,6 +11,11 @@ use crate::time::Timestamp;
 
 /// Which entry leaves memory when there is no room for a new one.
 ///
+/// The order is one over the whole tier, whatever the number of shards. `Lfu`, `S3Fifo` and `Sieve` only guess at what
+/// will be asked for; in a cache in which each shard can have 512 entries, and 1 MiB where there is a limit in bytes, each
+/// shard has an order of its own with them, which is about as good a guess and lets threads insert side by side. Limits are
+/// those of the tier all the same.
+///
 /// # Examples
 ///
 /// ```
@@ -51,6 +56,12 @@ pub enum Strategy {
 }
 
 impl Strategy {
+    /// Whether it is a guess at what will be asked for, which several orders of many entries each make as well as one
+    /// over all.
+    pub(crate) fn is_a_guess(&self) -> bool {
+        matches!(self, Self::Lfu | Self::S3Fifo | Self::Sieve)
+    }
+
     /// All that are built in.
     pub const BUILT_IN: [Self; 7] =
         [Self::Lru, Self::Lfu, Self::S3Fifo, Self::Sieve, Self::Fifo, Self::Ttl, Self::Size];

@@ -512,8 +512,9 @@ impl<H: Weighed> Builder<H> {
     }
 
     /// The number of shards of memory, 1 to 4096, rounded up to a power of two. More let more
-    /// threads in at once and make eviction look further; the order is the same with any number.
-    /// Default: four per core, fewer for few entries.
+    /// threads in at once and make eviction look further; the order is the same with any number, but
+    /// for `Lfu`, `S3Fifo` and `Sieve` with many entries ([`Strategy`]). Default: four per core, fewer for few
+    /// entries; for those up to sixteen per core.
     ///
     /// # Examples
     ///

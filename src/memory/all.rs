@@ -7,7 +7,7 @@
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
 use crate::memory::table::{NOT_BELOW, Removed, SlotId};
-use crate::memory::{Account, Evicted, Guarded, Memory, Newcomer};
+use crate::memory::{Account, Evicted, Guarded, Memory, Newcomer, parts};
 use crate::record::Record;
 use crate::strategy::Leaving;
 use crate::sync::BriefGuard;
@@ -42,11 +42,13 @@ impl<S> Memory<S> {
         if all.account.has_room(newcomer) {
             return Evicted::Room;
         }
-        let Some((index, id)) = all.oldest() else {
+        let Some((index, id)) = all.next() else {
             return if newcomer.is_some() { Evicted::Newcomer } else { Evicted::Nothing };
         };
-        if newcomer.is_some_and(|newcomer| (newcomer.stamp, newcomer.key()) <= all.place(index, id))
-        {
+        let is_older = |newcomer: &Newcomer<'_>| {
+            (newcomer.stamp, newcomer.key()) <= all.place(index, id) && !self.is_ordered
+        };
+        if newcomer.is_some_and(is_older) {
             return Evicted::Newcomer;
         }
         let removed = all.take_out(index, id, Leaving::Evicted);
@@ -62,8 +64,12 @@ impl<S> Memory<S> {
             let shard = &guarded.shard;
             let hash = |key: &[u8]| Some(self.hash(key)).filter(|hash| self.index(*hash) == index);
             shard.validate(hash)?;
-            if all.account.ordered.as_ref().is_some_and(|ordered| !ordered.knows(shard)) {
+            let part = guarded.part.as_ref().map(|part| &part.ordered);
+            if part.or(all.account.ordered.as_ref()).is_some_and(|ordered| !ordered.knows(shard)) {
                 return Err(format!("O2: shard {index} has an entry with another's number"));
+            }
+            if part.is_some_and(|part| part.len() as u64 != shard.len()) {
+                return Err(format!("A1: the order of shard {index} knows others than are in it"));
             }
             entries += shard.len();
             bytes += shard.bytes();
@@ -73,7 +79,7 @@ impl<S> Memory<S> {
                 return Err(format!("M1: shard {index} has an entry older than its bound"));
             }
         }
-        let Account { entries: counted, bytes: summed, limits, ordered } = &*all.account;
+        let Account { entries: counted, bytes: summed, limits, ordered, .. } = &*all.account;
         if (*counted, *summed) != (entries, bytes) {
             let held = (counted, summed);
             return Err(format!("M2: the account has {held:?}, a recount {:?}", (entries, bytes)));
@@ -94,6 +100,9 @@ impl<S> Drop for AllLocked<'_, S> {
     fn drop(&mut self) {
         for (index, shard) in self.shards.iter_mut().enumerate() {
             shard.publish(self.memory, index);
+        }
+        if self.memory.has_parts {
+            self.memory.note_freed();
         }
     }
 }
@@ -128,20 +137,21 @@ impl<S> AllLocked<'_, S> {
     ) -> Option<(Record, u64)> {
         let charge = record.charge();
         let index = self.index(hash);
-        let shard = &mut self.shards[index].shard;
+        let Guarded { shard, part, .. } = &mut *self.shards[index];
+        let part = part.as_mut().map(|part| &mut part.ordered);
         let old = shard.find(hash, record.key());
         let old = if let Some(id) = old {
             let stamp = shard.stamp(id);
             self.account.bytes -= shard.charge(id);
             shard.count_hit(id);
             let old = shard.replace(id, record, placement);
-            if let Some(ordered) = &mut self.account.ordered {
+            if let Some(ordered) = part.or(self.account.ordered.as_mut()) {
                 ordered.replace(shard, id);
             }
             Some((old, stamp))
         } else {
             let id = shard.insert(hash, record, placement);
-            if let Some(ordered) = &mut self.account.ordered {
+            if let Some(ordered) = part.or(self.account.ordered.as_mut()) {
                 ordered.enter(shard, id, hash);
             }
             self.account.entries += 1;
@@ -157,8 +167,11 @@ impl<S> AllLocked<'_, S> {
     }
 
     fn take_out(&mut self, index: usize, id: SlotId, leaving: Leaving) -> Removed {
-        let shard = &mut self.shards[index].shard;
-        self.account.give_up((shard.number(id), shard.charge(id)), leaving);
+        let Guarded { shard, part, .. } = &mut *self.shards[index];
+        if let Some(part) = part {
+            part.ordered.leave(shard, id, leaving);
+        }
+        self.account.give_up(shard, id, leaving);
         shard.remove(id)
     }
 
@@ -191,9 +204,14 @@ impl<S> AllLocked<'_, S> {
         if !self.account.is_over() {
             return None;
         }
-        let (index, id) = if self.memory.is_ordered { self.named() } else { self.oldest() }?;
+        let (index, id) = self.next()?;
         let removed = self.take_out(index, id, Leaving::Evicted);
         Some((removed, &mut self.shards[index].side))
+    }
+
+    /// Who leaves next.
+    fn next(&mut self) -> Option<(usize, SlotId)> {
+        if self.memory.is_ordered { self.named() } else { self.oldest() }
     }
 
     /// The oldest entry of all.
@@ -214,8 +232,11 @@ impl<S> AllLocked<'_, S> {
         (shard.stamp(id), shard.record(id).key())
     }
 
-    /// The entry that the tier's order names.
+    /// The entry that the tier's order names, or that of the fullest shard.
     fn named(&mut self) -> Option<(usize, SlotId)> {
+        if self.memory.has_parts {
+            return parts::named(&mut self.shards);
+        }
         let (number, hash) = self.account.named(None, true).ok()?;
         let index = self.index(hash);
         Some((index, self.shards[index].shard.find_filed(hash, number)?))

@@ -45,6 +45,7 @@ mod all;
 mod idle;
 mod order;
 mod ordered;
+mod parts;
 mod shard;
 mod spots;
 mod table;
@@ -59,10 +60,12 @@ use crate::strategy::Strategy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{BriefGuard, BriefMutex, CachePadded, LaneCounts};
 
-use ordered::{ENTRIES_MAX, Ordered};
+use ordered::{ENTRIES_MAX, Hits, Ordered};
+use parts::Part;
 use spots::Spots;
 
 pub(crate) use all::AllLocked;
+pub(crate) use parts::have_orders;
 pub(crate) use shard::{Hit, Placement, Shard};
 pub(crate) use table::{NOT_BELOW, Removed, SlotId};
 
@@ -89,9 +92,13 @@ pub(crate) struct Memory<S> {
     hasher: KeyHasher,
     /// How often entries were hit, by shard.
     hits: LaneCounts,
-    /// Whether the account has an order.
+    /// Whether the account has an order, or the shards have another than exact LRU.
     is_ordered: bool,
-    /// What that sets when it has panicked.
+    /// Whether it is the shards.
+    has_parts: bool,
+    /// Changes after something was given up, if they have; see `parts.rs`.
+    freed: CachePadded<AtomicU64>,
+    /// What an order sets when it has panicked.
     is_lost: Option<Arc<AtomicBool>>,
 }
 
@@ -104,6 +111,8 @@ pub(crate) struct Guarded<S> {
     published: u64,
     /// Whether there was no room when this shard last asked for some.
     was_full: bool,
+    /// The shard's order, if it has another than exact LRU.
+    part: Option<Box<Part>>,
 }
 
 /// What the tier holds and may hold (M2).
@@ -112,6 +121,8 @@ pub(crate) struct Account {
     entries: u64,
     bytes: u64,
     limits: Limits,
+    /// The most entries that there are numbers for.
+    numbers: u64,
     /// Unless the shards keep theirs.
     ordered: Option<Ordered>,
 }
@@ -135,8 +146,7 @@ impl Account {
     /// Whether so much may not be in.
     #[inline]
     fn are_too_many(&self, entries: u64, bytes: u64) -> bool {
-        let no_number = self.ordered.is_some() && entries > ENTRIES_MAX;
-        no_number || bytes > CHARGES_MAX || self.limits.exceeded(entries, bytes)
+        entries > self.numbers || bytes > CHARGES_MAX || self.limits.exceeded(entries, bytes)
     }
 
     /// Exchanges the one for the other; `false`, and no change, if that would exceed a limit.
@@ -270,6 +280,9 @@ impl<S> Locked<'_, S> {
         if newcomer.old == Some(newcomer.charge) {
             return Room::Reserved;
         }
+        if self.memory.has_parts {
+            return self.reserve_in_part(newcomer, hook);
+        }
         if self.memory.is_ordered {
             return self.reserve_in_order(newcomer, hook);
         }
@@ -367,10 +380,8 @@ impl<S> Locked<'_, S> {
     /// gives the old one.
     pub(crate) fn replace(&mut self, id: SlotId, record: Record, at: Placement) -> Record {
         let old = self.guarded.shard.replace(id, record, at);
-        if self.memory.is_ordered
-            && let Some(ordered) = &mut self.memory.account.lock().ordered
-        {
-            ordered.replace(&mut self.guarded.shard, id);
+        if self.memory.is_ordered {
+            self.replace_in_order(id);
         }
         old
     }
@@ -458,13 +469,29 @@ impl<S: Default> Memory<S> {
         let order = order::make(strategy);
         let is_ordered = order.is_some();
         let hits = LaneCounts::new(shards);
-        let shard = || if is_ordered { Shard::of_tier(knows_idle) } else { Shard::default() };
-        let guarded =
-            || Guarded { shard: shard(), side: S::default(), published: EMPTY, was_full: false };
+        let has_parts = have_orders(strategy, limits, shards);
+        let is_lost = is_ordered.then(Arc::default);
+        let hits_of = |part| Hits { counts: hits.clone(), part };
+        let lost = || is_lost.clone().unwrap_or_default();
+        let part = |index| {
+            let order = order::make(strategy).filter(|_| has_parts)?;
+            let ordered = Ordered::new(order, hits_of(Some(index)), lost());
+            Some(Box::new(Part::new(ordered, limits, shards)))
+        };
+        let guarded = |index| Guarded {
+            shard: if is_ordered { Shard::of_tier(knows_idle) } else { Shard::default() },
+            side: S::default(),
+            published: EMPTY,
+            was_full: false,
+            part: part(index),
+        };
+        let ordered = order.filter(|_| !has_parts).map(|order| {
+            let mut ordered = Ordered::new(order, hits_of(None), lost());
+            ordered.set_limits(limits);
+            ordered
+        });
         let shards: Box<[_]> =
-            (0..shards).map(|_| CachePadded::new(BriefMutex::new(guarded()))).collect();
-        let ordered = order.map(|order| Ordered::new(order, limits, hits.clone()));
-        let is_lost = ordered.as_ref().map(Ordered::is_lost);
+            (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
         Self {
             limits: [limits.entries, limits.bytes].map(as_number),
@@ -474,12 +501,15 @@ impl<S: Default> Memory<S> {
             shards,
             account: CachePadded::new(BriefMutex::new(Account {
                 limits,
+                numbers: if is_ordered { ENTRIES_MAX } else { u64::MAX },
                 ordered,
                 ..Account::default()
             })),
             hasher,
             hits,
             is_ordered,
+            has_parts,
+            freed: CachePadded::new(AtomicU64::new(0)),
             is_lost,
         }
     }
@@ -565,6 +595,9 @@ impl<S> Memory<S> {
         for (seen, limit) in self.limits.iter().zip([limits.entries, limits.bytes]) {
             seen.store(limit.unwrap_or(NONE), Ordering::Relaxed);
         }
+        self.note_freed();
+        drop(account);
+        self.set_limits_of_parts(limits);
     }
 
     pub(crate) fn over_limits(&self) -> bool {
@@ -579,6 +612,9 @@ impl<S> Memory<S> {
         newcomer: Option<&Newcomer<'_>>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Evicted {
+        if self.has_parts {
+            return self.evict_in_parts(newcomer, hook);
+        }
         if self.is_ordered {
             return self.evict_in_order(newcomer, hook);
         }

@@ -68,8 +68,15 @@ struct Known {
     entries: Vec<Option<Filed>>,
     /// What has a place and is about to come in: entries, and the sum of their charges (O1).
     coming: (u64, u64),
-    /// How often entries were hit.
-    hits: LaneCounts,
+    hits: Hits,
+}
+
+/// How often the entries of an order were hit.
+#[derive(Debug)]
+pub(super) struct Hits {
+    pub(super) counts: LaneCounts,
+    /// The shard that they are in, if it is one.
+    pub(super) part: Option<usize>,
 }
 
 /// An entry that has a number.
@@ -123,7 +130,7 @@ impl Entries for Known {
     }
 
     fn hits_so_far(&self) -> u64 {
-        self.hits.sum()
+        self.hits.part.map_or_else(|| self.hits.counts.sum(), |part| self.hits.counts.of(part))
     }
 
     fn coming(&self) -> (u64, u64) {
@@ -132,13 +139,14 @@ impl Entries for Known {
 }
 
 impl Ordered {
-    /// `hits`: how often entries were hit.
-    pub(super) fn new(order: Box<dyn EvictionOrder>, limits: Limits, hits: LaneCounts) -> Self {
+    /// [`Self::set_limits`] comes next. `is_lost` is set when the order has panicked.
+    pub(super) fn new(
+        order: Box<dyn EvictionOrder>,
+        hits: Hits,
+        is_lost: Arc<AtomicBool>,
+    ) -> Self {
         let known = Known { entries: Vec::new(), coming: (0, 0), hits };
-        let is_lost = Arc::default();
-        let mut new = Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost };
-        new.set_limits(limits);
-        new
+        Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost }
     }
 
     /// Lets the order do something, and gives it up if it panics.
@@ -159,11 +167,6 @@ impl Ordered {
         }
         self.is_lost.store(true, Ordering::Relaxed);
         None
-    }
-
-    /// What it sets when its order has panicked.
-    pub(super) fn is_lost(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.is_lost)
     }
 
     pub(super) fn set_limits(&mut self, limits: Limits) {
@@ -204,11 +207,14 @@ impl Ordered {
         self.ask(|order, entries| order.replace(EntryId(number), entries));
     }
 
-    /// Tells of an entry that leaves; its number is free then.
-    pub(super) fn leave(&mut self, number: u32, leaving: Leaving) {
+    /// Tells of an entry that leaves its shard; its number is free then.
+    pub(super) fn leave(&mut self, shard: &mut Shard, id: SlotId, leaving: Leaving) {
+        let number = shard.number(id);
         self.ask(|order, entries| order.remove(EntryId(number), leaving, entries));
         if let Some(place) = self.known.entries.get_mut(number as usize) {
-            drop(place.take());
+            if let Some(filed) = place.take() {
+                shard.give_back(id, filed.record);
+            }
             self.free.push(number);
         }
     }
@@ -221,6 +227,21 @@ impl Ordered {
             Some(Victim::Entry(id)) if self.known.get(id).is_some() => named,
             _ => self.any().map(Victim::Entry),
         }
+    }
+
+    /// Likewise: number and hash, if it is not the newcomer; any entry unless the order `is_trusted`.
+    pub(super) fn named(
+        &mut self,
+        newcomer: Option<&Newcomer<'_>>,
+        is_trusted: bool,
+    ) -> Option<(u32, KeyHash)> {
+        let victim = if is_trusted {
+            self.victim(newcomer.map(Newcomer::entry).as_ref())
+        } else {
+            self.any().map(Victim::Entry)
+        };
+        let Some(Victim::Entry(id)) = victim else { return None };
+        Some((id.0, self.known.get(id)?.hash))
     }
 
     /// Any entry, by no order; the same one until it has left.
@@ -281,12 +302,12 @@ impl Account {
         exchanged
     }
 
-    /// Gives up the place of the entry with this number, for the tier's order if there is one.
-    pub(super) fn give_up(&mut self, (number, charge): (u32, u64), leaving: Leaving) {
+    /// Gives up the place of an entry, and tells the tier's order if there is one.
+    pub(super) fn give_up(&mut self, shard: &mut Shard, id: SlotId, leaving: Leaving) {
         if let Some(ordered) = &mut self.ordered {
-            ordered.leave(number, leaving);
+            ordered.leave(shard, id, leaving);
         }
-        self.release(charge);
+        self.release(shard.charge(id));
     }
 
     /// Whom the order names: number and hash.
@@ -297,15 +318,7 @@ impl Account {
     ) -> Result<(u32, KeyHash), Evicted> {
         let nobody = newcomer.map_or(Evicted::Nothing, |_| Evicted::Newcomer);
         let ordered = self.ordered.as_mut().ok_or(nobody)?;
-        let victim = if is_trusted {
-            ordered.victim(newcomer.map(Newcomer::entry).as_ref())
-        } else {
-            ordered.any().map(Victim::Entry)
-        };
-        match victim {
-            Some(Victim::Entry(id)) => Ok((id.0, ordered.known.get(id).ok_or(nobody)?.hash)),
-            Some(Victim::Newcomer) | None => Err(nobody),
-        }
+        ordered.named(newcomer, is_trusted).ok_or(nobody)
     }
 }
 
@@ -358,7 +371,7 @@ impl<S> Memory<S> {
             }
             let Guarded { shard, side, .. } = &mut *locked.guarded;
             let Some(id) = shard.find_filed(hash, number) else { continue };
-            account.give_up((number, shard.charge(id)), Leaving::Evicted);
+            account.give_up(shard, id, Leaving::Evicted);
             drop(account);
             hook(side, shard.remove(id));
             return Evicted::Oldest;
@@ -367,12 +380,29 @@ impl<S> Memory<S> {
 }
 
 impl<S> Locked<'_, S> {
-    /// [`Self::remove`] where there is a tier's order.
+    /// [`Self::remove`] where there is another order than exact LRU.
     pub(super) fn remove_from_order(&mut self, id: SlotId) -> Removed {
-        let shard = &mut self.guarded.shard;
-        let place = (shard.number(id), shard.charge(id));
-        self.memory.account.lock().give_up(place, Leaving::Removed);
+        let Guarded { shard, part, .. } = &mut *self.guarded;
+        let mut account = self.memory.account.lock();
+        if let Some(part) = part {
+            account.release(shard.charge(id));
+            self.memory.note_freed();
+            drop(account);
+            part.ordered.leave(shard, id, Leaving::Removed);
+        } else {
+            account.give_up(shard, id, Leaving::Removed);
+        }
         shard.remove(id)
+    }
+
+    /// Tells that order of a new value.
+    pub(super) fn replace_in_order(&mut self, id: SlotId) {
+        let Guarded { shard, part, .. } = &mut *self.guarded;
+        if let Some(part) = part {
+            part.ordered.replace(shard, id);
+        } else if let Some(ordered) = &mut self.memory.account.lock().ordered {
+            ordered.replace(shard, id);
+        }
     }
 
     /// [`Self::reserve_by_evicting`] by the tier's order.
@@ -393,24 +423,25 @@ impl<S> Locked<'_, S> {
             let Some(guarded) = memory.shards[index].try_lock() else { return Room::None };
             other = Some(Locked { guarded, index, memory });
         }
-        let shard = &other.as_ref().unwrap_or(self).guarded.shard;
+        let Guarded { shard, side, .. } = &mut *other.as_mut().unwrap_or(self).guarded;
         let Some(id) = shard.find_filed(hash, victim) else { return Room::None };
         if newcomer.old.is_some() && shard.record(id).key() == newcomer.key() {
             // Then it is not there to be replaced, and who asks is to look again.
             return Room::None;
         }
-        account.give_up((victim, shard.charge(id)), Leaving::Evicted);
+        account.give_up(shard, id, Leaving::Evicted);
         let reserved = account.exchange_for(newcomer);
         drop(account);
-        let Guarded { shard, side, .. } = &mut *other.as_mut().unwrap_or(self).guarded;
         hook(side, shard.remove(id));
         if reserved { Room::Reserved } else { Room::More }
     }
 
-    /// Tells the tier's order of an entry that has come in.
+    /// Tells it of an entry that has come in.
     pub(super) fn enter_order(&mut self, hash: KeyHash, id: SlotId) {
-        let shard = &mut self.guarded.shard;
-        if let Some(ordered) = &mut self.memory.account.lock().ordered {
+        let Guarded { shard, part, .. } = &mut *self.guarded;
+        if let Some(part) = part {
+            part.ordered.enter(shard, id, hash);
+        } else if let Some(ordered) = &mut self.memory.account.lock().ordered {
             ordered.expect_no_more(shard.charge(id));
             ordered.enter(shard, id, hash);
         }

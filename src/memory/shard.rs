@@ -261,6 +261,12 @@ impl Shard {
         (held.take(), held.filed())
     }
 
+    /// Takes a handle on an entry's record back.
+    #[inline]
+    pub(super) fn give_back(&mut self, id: SlotId, record: Record) {
+        self.table.get_mut(id).give_back(record);
+    }
+
     /// That number.
     pub(super) fn number(&self, id: SlotId) -> u32 {
         self.table.get(id).filed()

@@ -87,6 +87,18 @@ impl Held {
         Record { ptr: self.0.ptr }
     }
 
+    /// Takes a handle on this very record back, without a locked instruction if it can; drops any other.
+    #[inline]
+    pub(crate) fn give_back(&mut self, handle: Record) {
+        let control = self.control();
+        let taken = control.taken.load(Ordering::Relaxed);
+        // H2: there is one handle less, whichever of the two words counted it.
+        if taken > 0 && self.0.is_same(&handle) {
+            let _ = ManuallyDrop::new(handle);
+            control.taken.store(taken - 1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts what was taken with the other handles, and gives one more.
     #[cold]
     fn count_taken(&mut self) -> Record {

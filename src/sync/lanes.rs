@@ -104,6 +104,12 @@ impl LaneCounts {
     pub(crate) fn sum(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
+
+    /// The sum of one part, likewise.
+    pub(crate) fn of(&self, part: usize) -> u64 {
+        let lanes = self.counts.chunks(self.stride);
+        lanes.map(|lane| lane[part].load(Ordering::Relaxed)).sum()
+    }
 }
 
 #[cfg(test)]

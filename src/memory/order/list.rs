@@ -7,7 +7,8 @@
 //!
 //! A link has the numbers of its neighbours, and stands in the table at the place of its own number. So an
 //! entry is taken out of the middle without a search, and eight bytes are all that it needs here. The
-//! table is as long as the largest number that was ever in.
+//! table is as long as the largest number that was ever in. Beside the link may stand a note of the order's,
+//! so that both come from memory together.
 //!
 //! # Invariants
 //!
@@ -20,18 +21,19 @@ use crate::strategy::EntryId;
 /// No neighbour, and nobody at the end of an empty queue.
 const NONE: u32 = u32::MAX;
 
-/// Some queues, each with a number below `N`.
+/// Some queues, each with a number below `N`, and a note of each entry.
 #[derive(Debug)]
-pub(super) struct Queues<const N: usize> {
+pub(super) struct Queues<const N: usize, T = ()> {
     /// By number of the entry.
-    links: Vec<Link>,
+    links: Vec<Link<T>>,
     ends: [Ends; N],
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Link {
+struct Link<T> {
     older: u32,
     newer: u32,
+    note: T,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,13 +43,23 @@ struct Ends {
     len: usize,
 }
 
-impl<const N: usize> Default for Queues<N> {
+impl<const N: usize, T> Default for Queues<N, T> {
     fn default() -> Self {
         Self { links: Vec::new(), ends: [Ends { oldest: NONE, newest: NONE, len: 0 }; N] }
     }
 }
 
-impl<const N: usize> Queues<N> {
+impl<const N: usize, T: Copy + Default> Queues<N, T> {
+    /// What is noted of an entry; `None` if it was never in a queue.
+    pub(super) fn note(&self, id: EntryId) -> Option<&T> {
+        self.links.get(id.index()).map(|link| &link.note)
+    }
+
+    /// Likewise, to change it.
+    pub(super) fn note_mut(&mut self, id: EntryId) -> Option<&mut T> {
+        self.links.get_mut(id.index()).map(|link| &mut link.note)
+    }
+
     /// How many are in a queue.
     pub(super) fn len(&self, queue: usize) -> usize {
         self.ends[queue].len
@@ -74,17 +86,23 @@ impl<const N: usize> Queues<N> {
         some(self.links[id.index()].newer)
     }
 
-    /// Puts an entry that is in no queue at the newest end of one.
-    pub(super) fn push(&mut self, queue: usize, id: EntryId) {
+    /// Makes the place of an entry.
+    pub(super) fn make_place(&mut self, id: EntryId) {
         while self.links.len() <= id.index() {
             let own = u32::try_from(self.links.len()).unwrap_or(NONE);
-            self.links.push(Link { older: own, newer: own });
+            self.links.push(Link { older: own, newer: own, note: T::default() });
         }
+    }
+
+    /// Puts an entry that is in no queue at the newest end of one.
+    pub(super) fn push(&mut self, queue: usize, id: EntryId) {
+        self.make_place(id);
         debug_assert!(self.is_free(id), "Q2: {id:?} is in a queue already");
         let ends = &mut self.ends[queue];
         let older = std::mem::replace(&mut ends.newest, id.0);
         ends.len += 1;
-        self.links[id.index()] = Link { older, newer: NONE };
+        let link = &mut self.links[id.index()];
+        (link.older, link.newer) = (older, NONE);
         match some(older) {
             Some(older) => self.links[older.index()].newer = id.0,
             None => self.ends[queue].oldest = id.0,
@@ -94,7 +112,9 @@ impl<const N: usize> Queues<N> {
     /// Takes an entry out of the queue that it is in.
     pub(super) fn unlink(&mut self, queue: usize, id: EntryId) {
         debug_assert!(!self.is_free(id), "Q2: {id:?} is in no queue");
-        let Link { older, newer } = self.links[id.index()];
+        let link = &mut self.links[id.index()];
+        let older = std::mem::replace(&mut link.older, id.0);
+        let newer = std::mem::replace(&mut link.newer, id.0);
         match some(older) {
             Some(older) => self.links[older.index()].newer = newer,
             None => self.ends[queue].oldest = newer,
@@ -104,7 +124,6 @@ impl<const N: usize> Queues<N> {
             None => self.ends[queue].newest = older,
         }
         self.ends[queue].len -= 1;
-        self.links[id.index()] = Link { older: id.0, newer: id.0 };
     }
 
     /// Whether an entry is in no queue.
@@ -118,10 +137,15 @@ fn some(number: u32) -> Option<EntryId> {
 }
 
 #[cfg(test)]
-impl<const N: usize> Queues<N> {
+impl<const N: usize, T: Copy + Default> Queues<N, T> {
     /// All of one queue, oldest first.
     pub(super) fn iter(&self, queue: usize) -> impl Iterator<Item = EntryId> {
         std::iter::successors(self.oldest(queue), |id| self.newer(*id))
+    }
+
+    /// All notes.
+    pub(super) fn notes(&self) -> impl Iterator<Item = &T> {
+        self.links.iter().map(|link| &link.note)
     }
 
     /// Checks every invariant.
@@ -142,7 +166,7 @@ impl<const N: usize> Queues<N> {
             }
             linked += len;
         }
-        let own = |(number, link): &(usize, &Link)| link.older as usize == *number;
+        let own = |(number, link): &(usize, &Link<T>)| link.older as usize == *number;
         let free = self.links.iter().enumerate().filter(own).count();
         if linked + free != self.links.len() {
             return Err(format!("Q2: {linked} linked, {free} free of {}", self.links.len()));

@@ -13,13 +13,11 @@ use crate::strategy::EntryId;
 /// Queues, told apart by a number below `N`.
 #[derive(Debug)]
 pub(super) struct Segments<const N: usize> {
-    queues: Queues<N>,
+    queues: Queues<N, Node>,
     charges: [u64; N],
-    /// By the number of the entry.
-    nodes: Vec<Node>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Node {
     /// As it was when it was told, and no more than this can hold.
     charge: u32,
@@ -30,7 +28,7 @@ struct Node {
 
 impl<const N: usize> Segments<N> {
     pub(super) fn new() -> Self {
-        Self { queues: Queues::default(), charges: [0; N], nodes: Vec::new() }
+        Self { queues: Queues::default(), charges: [0; N] }
     }
 
     /// Entries in a queue.
@@ -50,46 +48,44 @@ impl<const N: usize> Segments<N> {
 
     /// The queue that an entry is in.
     pub(super) fn queue_of(&self, id: EntryId) -> Option<u8> {
-        self.nodes.get(id.index()).and_then(|node| node.queue)
+        self.queues.note(id).and_then(|node| node.queue)
     }
 
     /// The charge with which an entry counts.
     pub(super) fn charge_of(&self, id: EntryId) -> u64 {
-        self.nodes.get(id.index()).map_or(0, |node| u64::from(node.charge))
+        self.queues.note(id).map_or(0, |node| u64::from(node.charge))
     }
 
     /// What was noted of an entry.
     pub(super) fn mark_of(&self, id: EntryId) -> u32 {
-        self.nodes.get(id.index()).map_or(0, |node| node.mark)
+        self.queues.note(id).map_or(0, |node| node.mark)
     }
 
     /// Notes something of an entry.
     pub(super) fn set_mark(&mut self, id: EntryId, mark: u32) {
-        if let Some(node) = self.nodes.get_mut(id.index()) {
+        if let Some(node) = self.queues.note_mut(id) {
             node.mark = mark;
         }
     }
 
     /// Puts an entry that is in no queue at the front of one.
     pub(super) fn insert(&mut self, queue: u8, id: EntryId, charge: u64) {
-        if self.nodes.len() <= id.index() {
-            self.nodes.resize(id.index() + 1, Node { charge: 0, mark: 0, queue: None });
-        }
         debug_assert!(self.queue_of(id).is_none(), "N1: {id:?} is in a queue");
-        self.nodes[id.index()].charge = u32::try_from(charge).unwrap_or(u32::MAX);
-        self.link(queue, id);
+        self.queues.make_place(id);
+        let charge = u32::try_from(charge).unwrap_or(u32::MAX);
+        self.link(queue, id, |node| node.charge = charge);
     }
 
     /// Puts an entry that is in some queue at the front of this one.
     pub(super) fn send(&mut self, queue: u8, id: EntryId) {
         self.remove(id);
-        self.link(queue, id);
+        self.link(queue, id, |_| ());
     }
 
     /// Gives an entry another charge, where it is.
     pub(super) fn recharge(&mut self, id: EntryId, charge: u64) {
-        let Some(queue) = self.queue_of(id) else { return };
-        let node = &mut self.nodes[id.index()];
+        let Some(node) = self.queues.note_mut(id) else { return };
+        let Some(queue) = node.queue else { return };
         let before = std::mem::replace(&mut node.charge, u32::try_from(charge).unwrap_or(u32::MAX));
         let sum = &mut self.charges[usize::from(queue)];
         *sum = *sum - u64::from(before) + u64::from(node.charge);
@@ -97,15 +93,15 @@ impl<const N: usize> Segments<N> {
 
     /// Takes an entry out of its queue, if it is in one.
     pub(super) fn remove(&mut self, id: EntryId) {
-        let Some(queue) = self.queue_of(id) else { return };
-        let node = &mut self.nodes[id.index()];
-        node.queue = None;
+        let Some(node) = self.queues.note_mut(id) else { return };
+        let Some(queue) = node.queue.take() else { return };
         self.charges[usize::from(queue)] -= u64::from(node.charge);
         self.queues.unlink(queue.into(), id);
     }
 
-    fn link(&mut self, queue: u8, id: EntryId) {
-        let node = &mut self.nodes[id.index()];
+    fn link(&mut self, queue: u8, id: EntryId, note: impl FnOnce(&mut Node)) {
+        let Some(node) = self.queues.note_mut(id) else { return };
+        note(node);
         node.queue = Some(queue);
         self.charges[usize::from(queue)] += u64::from(node.charge);
         self.queues.push(queue.into(), id);
@@ -138,7 +134,7 @@ impl<const N: usize> Segments<N> {
             }
             queued += ids.len();
         }
-        let named = self.nodes.iter().filter(|node| node.queue.is_some()).count();
+        let named = self.queues.notes().filter(|node| node.queue.is_some()).count();
         if named == queued { Ok(()) } else { Err(format!("N1: {named} named, {queued} queued")) }
     }
 }
