@@ -140,11 +140,7 @@ impl Entries for Known {
 
 impl Ordered {
     /// [`Self::set_limits`] comes next. `is_lost` is set when the order has panicked.
-    pub(super) fn new(
-        order: Box<dyn EvictionOrder>,
-        hits: Hits,
-        is_lost: Arc<AtomicBool>,
-    ) -> Self {
+    pub(super) fn new(order: Box<dyn EvictionOrder>, hits: Hits, is_lost: Arc<AtomicBool>) -> Self {
         let known = Known { entries: Vec::new(), coming: (0, 0), hits };
         Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost }
     }

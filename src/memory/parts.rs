@@ -152,8 +152,9 @@ impl<S> Memory<S> {
         let own = newcomer.map(|newcomer| self.index(newcomer.hash));
         let own = own.filter(|own| self.lock_nth(*own).held().is_some_and(|(_, enough)| enough));
         let mut locked = self.lock_nth(own.unwrap_or_else(|| self.fullest()));
+        let coming = newcomer.filter(|_| own.is_some());
         let Guarded { shard, side, part, .. } = &mut *locked.guarded;
-        let chosen = part.as_mut().and_then(|part| Some((part.named(newcomer, shard)?, part)));
+        let chosen = part.as_mut().and_then(|part| Some((part.named(coming, shard)?, part)));
         let Some((chosen, part)) = chosen else {
             drop(locked);
             return self.evict_with_all_locked(newcomer, hook);
@@ -192,11 +193,13 @@ impl<'a, S> Locked<'a, S> {
             Some((held, false)) => self.fullest_other(held),
             _ => None,
         };
+        // To another shard it does not come.
+        let coming = other.is_none().then_some(newcomer);
         let guarded = other.as_mut().unwrap_or(&mut self.guarded);
         let Guarded { shard, side, part: Some(part), .. } = &mut **guarded else {
             return Room::None;
         };
-        let Some(chosen) = part.named(Some(newcomer), shard) else { return Room::None };
+        let Some(chosen) = part.named(coming, shard) else { return Room::None };
         if newcomer.old.is_some() && shard.record(chosen.id).key() == newcomer.key() {
             // Then it is not there to be replaced, and who asks is to look again.
             return Room::None;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use larder::{
     ByteCache, Entries, EntryId, EvictionOrder, InsertOptions, Leaving, ManualClock, NewEntry,
-    Strategy, Tier, Timestamp, Victim,
+    RemovalCause, Strategy, Tier, Timestamp, Victim,
 };
 
 use crate::support::{Rng, Watchdog, seed};
@@ -373,4 +373,95 @@ fn hits_do_not_come_back_with_an_entry() {
         assert!(cache.get(b"a").unwrap().is_some());
     }
     assert_eq!(came_with.load(Ordering::Relaxed), 0);
+}
+
+/// A cache in which each shard has an order of its own, with these limits in entries and bytes, and how much has left.
+fn of_shards(strategy: Strategy, entries: u64, bytes: u64) -> (ByteCache, Arc<AtomicU32>) {
+    let left = Arc::new(AtomicU32::new(0));
+    let noted = Arc::clone(&left);
+    let cache = ByteCache::builder()
+        .memory_max_entries(entries)
+        .memory_max_bytes(bytes)
+        .strategy(strategy)
+        .shards(4)
+        .eviction_listener(move |_, _, cause| {
+            noted.fetch_add(u32::from(cause == RemovalCause::Size), Ordering::Relaxed);
+        });
+    (cache.open().unwrap(), left)
+}
+
+#[test]
+fn orders_of_shards_evict_nobody_while_there_is_room() {
+    for strategy in [Strategy::Lfu, Strategy::S3Fifo, Strategy::Sieve] {
+        let (cache, left) = of_shards(strategy, 2_048, 64 << 20);
+        let left = || left.load(Ordering::Relaxed);
+        let put = |n: u64| cache.insert(&n.to_le_bytes(), &n.to_le_bytes()).unwrap();
+        (0..2_048).for_each(put);
+        assert_eq!((cache.len(), left()), (2_048, 0), "as many as may be, and no fewer");
+        (2_048..10_000).for_each(put);
+        assert_eq!((cache.len(), left()), (2_048, 10_000 - 2_048));
+        // Room that one shard gave up is there for all.
+        let keys: Vec<_> = cache.keys().map(|key| key.unwrap()).collect();
+        for key in keys.iter().take(300) {
+            assert!(cache.invalidate(key).unwrap());
+        }
+        (10_000..10_300).for_each(put);
+        assert_eq!((cache.len(), left()), (2_048, 10_000 - 2_048), "into the room");
+        put(10_300);
+        assert_eq!((cache.len(), left()), (2_048, 10_001 - 2_048));
+        cache.set_memory_limits(Some(3_000), Some(64 << 20)).unwrap();
+        (20_000..20_952).for_each(put);
+        assert_eq!((cache.len(), left()), (3_000, 10_001 - 2_048), "into the new room");
+        cache.validate().unwrap();
+    }
+}
+
+#[test]
+fn orders_of_shards_stay_within_limits_whatever_entries_weigh() {
+    const LIMITS: (u64, u64) = (2_048, 4 << 20);
+    for strategy in [Strategy::Lfu, Strategy::S3Fifo, Strategy::Sieve] {
+        let dog = Watchdog::start(format!("{strategy:?}"));
+        let (cache, _) = of_shards(strategy.clone(), LIMITS.0, LIMITS.1);
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (cache, over) = (&cache, &over);
+                scope.spawn(move || {
+                    let mut rng = Rng::new(thread);
+                    for version in 0..20_000_u64 {
+                        let key = rng.below(6_000).to_le_bytes();
+                        let weight = match rng.below(500) {
+                            0 => 3 << 20,
+                            1..100 => 1,
+                            _ => rng.below(8_192),
+                        };
+                        let options = InsertOptions::default().weight(weight);
+                        match rng.below(10) {
+                            0 => drop(cache.remove(&key).unwrap()),
+                            1..6 => match cache.get(&key).unwrap() {
+                                Some(entry) => assert_eq!(entry[..8], key),
+                                None => cache.insert_with(&key, &key, &options).unwrap(),
+                            },
+                            _ => cache.insert_with(&key, &key, &options).unwrap(),
+                        }
+                        if thread == 0 && version % 1_000 == 0 {
+                            let less = version % 2_000 / 2;
+                            let (entries, bytes) = (LIMITS.0 - less, LIMITS.1 - (less << 10));
+                            cache.set_memory_limits(Some(entries), Some(bytes)).unwrap();
+                            let held = (cache.memory_len(), cache.memory_bytes());
+                            if held.0 > entries || held.1 > bytes {
+                                over.store(true, Ordering::Relaxed);
+                            }
+                        }
+                        if cache.memory_len() > LIMITS.0 || cache.memory_bytes() > LIMITS.1 {
+                            over.store(true, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(!over.into_inner(), "{strategy:?} exceeded a limit");
+        assert_eq!(cache.validate(), Ok(()), "{strategy:?}");
+        drop(dog);
+    }
 }

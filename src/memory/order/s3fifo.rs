@@ -43,12 +43,8 @@ const FREQUENCY_MAX: u8 = 3;
 /// The two queues, and who left.
 #[derive(Debug, Default)]
 pub(super) struct S3Fifo {
-    queues: Queues<2>,
+    queues: Queues<2, State>,
     ghost: Ghost,
-    /// By number.
-    states: Vec<State>,
-    /// By number: what the entry counts.
-    counted: Vec<u64>,
     /// By queue. Without a limit in bytes, sums of weights may be larger than any limit.
     charges: [u128; 2],
     max_entries: Option<u64>,
@@ -60,9 +56,10 @@ pub(super) struct S3Fifo {
     named: Option<EntryId>,
 }
 
-/// Where an entry is, and its frequency.
+/// What an entry counts, where it is, and its frequency.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
+    counted: u64,
     is_main: bool,
     frequency: u8,
 }
@@ -106,16 +103,24 @@ impl S3Fifo {
         }
     }
 
+    fn state(&self, id: EntryId) -> State {
+        self.queues.note(id).copied().unwrap_or_default()
+    }
+
     fn push(&mut self, id: EntryId, state: State) {
-        self.states[id.index()] = state;
-        self.charges[state.queue()] += u128::from(self.counted[id.index()]);
+        self.queues.make_place(id);
+        if let Some(note) = self.queues.note_mut(id) {
+            *note = state;
+        }
+        self.charges[state.queue()] += u128::from(state.counted);
         self.queues.push(state.queue(), id);
     }
 
-    fn unlink(&mut self, id: EntryId) {
-        let queue = self.states[id.index()].queue();
-        self.charges[queue] -= u128::from(self.counted[id.index()]);
-        self.queues.unlink(queue, id);
+    fn unlink(&mut self, id: EntryId) -> State {
+        let state = self.state(id);
+        self.charges[state.queue()] -= u128::from(state.counted);
+        self.queues.unlink(state.queue(), id);
+        state
     }
 
     /// Takes a newcomer out of the ghost, and keeps whether it was there.
@@ -129,15 +134,15 @@ impl S3Fifo {
     fn look(&mut self, queue: usize, entries: &mut dyn Entries) -> Option<EntryId> {
         let id = self.queues.oldest(queue)?;
         let hits = u8::try_from(entries.take_hits(id)).unwrap_or(u8::MAX);
-        let state = &mut self.states[id.index()];
+        let state = self.queues.note_mut(id)?;
         state.frequency = state.frequency.saturating_add(hits).min(FREQUENCY_MAX);
         let frequency = match queue {
             MAIN => state.frequency.checked_sub(1),
             _ => (state.frequency >= HITS_TO_MAIN).then_some(0),
         };
         let Some(frequency) = frequency else { return Some(id) };
-        self.unlink(id);
-        self.push(id, State { is_main: true, frequency });
+        let State { counted, .. } = self.unlink(id);
+        self.push(id, State { counted, is_main: true, frequency });
         None
     }
 
@@ -168,35 +173,30 @@ impl EvictionOrder for S3Fifo {
 
     fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
         self.named = None;
-        if self.states.len() <= id.index() {
-            self.states.resize(id.index() + 1, State::default());
-            self.counted.resize(id.index() + 1, 0);
-        }
-        self.counted[id.index()] = entries.charge(id);
         let hash = entries.hash(id);
         self.look_for(hash);
         let returns = self.newcomer.take().is_some_and(|(_, returns)| returns);
         let is_main = returns || !self.was_full && self.small_is_full();
-        self.push(id, State { is_main, frequency: 0 });
+        self.push(id, State { counted: entries.charge(id), is_main, frequency: 0 });
     }
 
     fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {
         (self.named, self.newcomer) = (None, None);
-        let queue = self.states[id.index()].queue();
-        let counted = std::mem::replace(&mut self.counted[id.index()], entries.charge(id));
-        self.charges[queue] -= u128::from(counted);
-        self.charges[queue] += u128::from(self.counted[id.index()]);
+        let Some(state) = self.queues.note_mut(id) else { return };
+        let charge = &mut self.charges[state.queue()];
+        *charge -= u128::from(state.counted);
+        state.counted = entries.charge(id);
+        *charge += u128::from(state.counted);
     }
 
     fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries) {
         self.named = None;
-        self.unlink(id);
+        let State { counted, is_main, .. } = self.unlink(id);
         if leaving == Leaving::Evicted {
             self.was_full = true;
             // What makes room for its own new value is not gone.
             let is_own = self.newcomer.is_some_and(|(hash, _)| hash == entries.hash(id));
-            if !is_own && !self.states[id.index()].is_main {
-                let counted = self.counted[id.index()];
+            if !is_own && !is_main {
                 self.ghost.remember(entries.hash(id), counted, self.ghost_bounds());
             }
         }

@@ -210,8 +210,7 @@ fn a_cache_that_is_full_is_full_though_hashes_do_not_fall_evenly() {
         let (hash, record) = (memory.hash(&key), record(&key, 1 + rng.below(3)));
         let mut locked = memory.lock(hash);
         let mut left = 0;
-        let room =
-            locked.reserve_by_evicting(&newcomer(&record, hash, None), |_, _| left += 1);
+        let room = locked.reserve_by_evicting(&newcomer(&record, hash, None), |_, _| left += 1);
         assert_eq!((room, left), (Room::Reserved, u64::from(nth > 64)));
         locked.insert(hash, record, AT);
         drop(locked);

@@ -159,11 +159,17 @@ impl Share {
         self.ghosts.note(hash, born, was_main, self.time, entries);
     }
 
-    /// An entry has come in, with so many in the window and in all.
-    pub(super) fn came_in(&mut self, id: EntryId, window: u64, all: u64, entries: &dyn Entries) {
+    /// An entry, with the hash of its key, has come in, with so many in the window and in all.
+    pub(super) fn came_in(
+        &mut self,
+        (id, hash): (EntryId, u64),
+        window: u64,
+        all: u64,
+        entries: &dyn Entries,
+    ) {
         self.time = self.time.wrapping_add(1);
         self.whole.plain.came_in(entries.stamp(id).as_nanos());
-        if let Some((born, was_main)) = self.ghosts.take(entries.hash(id)) {
+        if let Some((born, was_main)) = self.ghosts.take(hash) {
             let away = u64::from(self.time.wrapping_sub(born));
             if !was_main && away <= all.min(window + Self::edge(all)) {
                 self.ghost_hits += HIT;

@@ -136,12 +136,12 @@ impl Subject for S3Fifo {
         self.queues.validate()?;
         self.ghost.validate(None)?;
         for queue in [SMALL, MAIN] {
-            let of = |id: &EntryId| self.states[id.index()].queue() == queue;
+            let of = |id: &EntryId| self.state(*id).queue() == queue;
             let own: Vec<EntryId> = self.queues.iter(queue).collect();
             if !own.iter().all(of) || own.len() != ids.iter().filter(|id| of(id)).count() {
                 return Err(format!("S1: queue {queue} has {own:?}"));
             }
-            let charge: u128 = own.iter().map(|id| u128::from(self.counted[id.index()])).sum();
+            let charge: u128 = own.iter().map(|id| u128::from(self.state(*id).counted)).sum();
             if charge != self.charges[queue] {
                 return Err(format!("S2: queue {queue} counts {charge}"));
             }
