@@ -55,14 +55,19 @@ fn limit(given: Option<u8>) -> Option<u64> {
 fuzz_target!(|input: Input| {
     let all = Strategy::BUILT_IN;
     let clock = ManualClock::new(Timestamp::from_nanos(START));
-    let cache = ByteCache::builder()
+    let mut builder = ByteCache::builder()
         .shards([1, 2, 8, 64][usize::from(input.shards % 4)])
         .strategy(all[usize::from(input.strategy) % all.len()].clone())
-        .clock(clock.clone())
-        .open()
-        .expect("sound options");
+        .clock(clock.clone());
+    // From the beginning, since it is by these limits that shards get orders of their own.
     let mut limits = (limit(input.entries_max), limit(input.bytes_max));
-    cache.set_memory_limits(limits.0, limits.1).expect("limits above zero");
+    if let Some(entries) = limits.0 {
+        builder = builder.memory_max_entries(entries);
+    }
+    if let Some(bytes) = limits.1 {
+        builder = builder.memory_max_bytes(bytes);
+    }
+    let cache = builder.open().expect("sound options");
     let mut stored: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
     for (number, step) in input.steps.iter().take(STEPS_MAX).enumerate() {
         let number = number as u64;

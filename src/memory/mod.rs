@@ -18,7 +18,7 @@
 //! other one beside it ([`Locked::reserve_by_evicting`]).
 //!
 //! That is the exact LRU. With any other strategy there are no bounds, and one order over all shards says
-//! who leaves (`ordered.rs`).
+//! who leaves (`ordered.rs`), or with some of them that of each shard (`parts.rs`).
 //!
 //! # Invariants
 //!
@@ -92,7 +92,7 @@ pub(crate) struct Memory<S> {
     hasher: KeyHasher,
     /// How often entries were hit, by shard.
     hits: LaneCounts,
-    /// Whether the account has an order, or the shards have another than exact LRU.
+    /// Whether the account has an order, or the shards have another one than exact LRU.
     is_ordered: bool,
     /// Whether it is the shards.
     has_parts: bool,

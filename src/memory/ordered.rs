@@ -1,4 +1,5 @@
-//! One order over the whole tier: what every strategy but exact LRU is kept by.
+//! One order over the whole tier: what every strategy but exact LRU is kept by. (A shard's own is the same over one
+//! shard, see `parts.rs`; then "the account's lock" is the shard's, and nobody is about to come in.)
 //!
 //! # How it works
 //!

@@ -1,6 +1,6 @@
 //! The orders that entries can be kept in.
 //!
-//! [`Lru`] is one of a shard each; the others are one over all shards, which [`make`] gives by the name of
+//! [`Lru`] is one of a shard each; the others are one over all shards, or of a shard each as well, which [`make`] gives by the name of
 //! the strategy.
 
 mod fifo;
