@@ -84,9 +84,8 @@ impl Part {
 
     /// Whether that is its share, or little less.
     fn has_its_share(&self, shard: &Shard) -> bool {
-        let share = self.share.bytes.or(self.share.entries).unwrap_or(0);
-        let held = self.held(shard);
-        held > 0 && held >= share - share / SLACK
+        let (held, full) = (self.held(shard), self.share.bytes.or(self.share.entries).unwrap_or(0));
+        held > 0 && held >= full - full / SLACK
     }
 
     /// Whom its order names.

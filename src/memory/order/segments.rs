@@ -99,9 +99,9 @@ impl<const N: usize> Segments<N> {
         self.queues.unlink(queue.into(), id);
     }
 
-    fn link(&mut self, queue: u8, id: EntryId, note: impl FnOnce(&mut Node)) {
+    fn link(&mut self, queue: u8, id: EntryId, change: impl FnOnce(&mut Node)) {
         let Some(node) = self.queues.note_mut(id) else { return };
-        note(node);
+        change(node);
         node.queue = Some(queue);
         self.charges[usize::from(queue)] += u64::from(node.charge);
         self.queues.push(queue.into(), id);

@@ -125,7 +125,9 @@ fn hit(memory: &Memory<u64>, model: &mut Model, key: &[u8]) {
     let list = &mut model.shards[memory.index(hash)];
     let at = list.position(key);
     assert_eq!(matches!(hit, Hit::Taken(())), at.is_some());
-    at.into_iter().for_each(|at| list.held[at].2 = true);
+    if let Some(at) = at {
+        list.held[at].2 = true;
+    }
 }
 
 fn put_all(memory: &Memory<u64>, model: &mut Model, rng: &mut Rng) {
