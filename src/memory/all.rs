@@ -9,6 +9,7 @@ use crate::memory::shard::{Placement, Shard};
 use crate::memory::table::{NOT_BELOW, Removed, SlotId};
 use crate::memory::{Account, Evicted, Guarded, Memory, Newcomer, parts};
 use crate::record::Record;
+use crate::stats::Limits;
 use crate::strategy::Leaving;
 use crate::sync::BriefGuard;
 use crate::sync::atomic::Ordering;
@@ -20,13 +21,15 @@ pub(crate) struct AllLocked<'a, S> {
     /// In ascending order, which is also the order of locking.
     shards: Vec<BriefGuard<'a, Guarded<S>>>,
     account: BriefGuard<'a, Account>,
+    /// Whether something was given up, or the limits are others now.
+    has_freed: bool,
 }
 
 impl<S> Memory<S> {
     /// Locks everything.
     pub(crate) fn lock_all(&self) -> AllLocked<'_, S> {
         let shards = self.shards.iter().map(|shard| shard.lock()).collect();
-        AllLocked { memory: self, shards, account: self.account.lock() }
+        AllLocked { memory: self, shards, account: self.account.lock(), has_freed: false }
     }
 }
 
@@ -71,6 +74,13 @@ impl<S> Memory<S> {
             if part.is_some_and(|part| part.len() as u64 != shard.len()) {
                 return Err(format!("A1: the order of shard {index} knows others than are in it"));
             }
+            if let Some((freed, charge)) = guarded.refused
+                && freed == self.freed()
+                && charge != u64::MAX
+                && (all.account.is_over() || all.account.exchanged(None, charge).is_some())
+            {
+                return Err(format!("M4: shard {index} says that there is no room for {charge}"));
+            }
             entries += shard.len();
             bytes += shard.bytes();
             let oldest = shard.ids().map(|id| shard.stamp(id)).min();
@@ -101,7 +111,7 @@ impl<S> Drop for AllLocked<'_, S> {
         for (index, shard) in self.shards.iter_mut().enumerate() {
             shard.publish(self.memory, index);
         }
-        if self.memory.has_parts {
+        if self.has_freed {
             self.memory.note_freed();
         }
     }
@@ -143,6 +153,7 @@ impl<S> AllLocked<'_, S> {
         let old = if let Some(id) = old {
             let stamp = shard.stamp(id);
             self.account.bytes -= shard.charge(id);
+            self.has_freed = true;
             shard.count_hit(id);
             let old = shard.replace(id, record, placement);
             if let Some(ordered) = part.or(self.account.ordered.as_mut()) {
@@ -172,6 +183,7 @@ impl<S> AllLocked<'_, S> {
             part.ordered.leave(shard, id, leaving);
         }
         self.account.give_up(shard, id, leaving);
+        self.has_freed = true;
         shard.remove(id)
     }
 
@@ -186,6 +198,16 @@ impl<S> AllLocked<'_, S> {
                     shard.set_handed(id, NOT_BELOW);
                 }
             }
+        }
+    }
+
+    /// Sets the limits; the caller then evicts.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.account.set_limits(limits);
+        self.has_freed = true;
+        let shards = self.shards.len();
+        for part in self.shards.iter_mut().filter_map(|shard| shard.part.as_mut()) {
+            part.set_limits(limits, shards);
         }
     }
 
@@ -235,7 +257,9 @@ impl<S> AllLocked<'_, S> {
     /// The entry that the tier's order names, or that of the fullest shard.
     fn named(&mut self) -> Option<(usize, SlotId)> {
         if self.memory.has_parts {
-            return parts::named(&mut self.shards);
+            let named = parts::named(&mut self.shards, self.memory.turn.load(Ordering::Relaxed));
+            self.memory.turn.store(named?.0, Ordering::Relaxed);
+            return named;
         }
         let (number, hash) = self.account.named(None, true).ok()?;
         let index = self.index(hash);

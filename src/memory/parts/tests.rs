@@ -68,6 +68,7 @@ impl List {
 #[derive(Debug)]
 struct Model {
     shards: Vec<List>,
+    turn: usize,
     limits: Limits,
 }
 
@@ -79,23 +80,20 @@ impl Model {
         self.limits.exceeded(entries, bytes + charge.unwrap_or(0))
     }
 
-    fn held(&self, index: usize) -> u64 {
-        let held = &self.shards[index].held;
-        if self.limits.bytes.is_some() {
-            held.iter().map(|entry| entry.1).sum()
-        } else {
-            held.len() as u64
-        }
-    }
-
     /// Who leaves for a newcomer to this shard, or because there is too much.
     fn evict(&mut self, own: Option<usize>) {
-        let share = self.limits.bytes.or(self.limits.entries).unwrap() / self.shards.len() as u64;
-        let has_share = |own: &usize| self.held(*own) >= (share - share / 32).max(1);
-        let most = (0..self.shards.len()).map(|index| self.held(index)).max().unwrap();
-        let fullest = || (0..self.shards.len()).find(|index| self.held(*index) == most);
-        let keeps = own.filter(has_share).or(own.filter(|own| self.held(*own) == most));
-        let index = keeps.or_else(fullest).unwrap();
+        let held: Vec<u64> = self.shards.iter().map(|list| list.held.len() as u64).collect();
+        let mean = held.iter().sum::<u64>() / held.len() as u64;
+        let has_enough = |index: &usize| held[*index] >= mean.max(1);
+        let after = |index: usize| (index..held.len()).chain(0..index);
+        let index = match own {
+            Some(own) if held[own] >= (mean - mean / 32).max(1) => own,
+            Some(own) => after(own).find(has_enough).unwrap(),
+            None => {
+                self.turn = after(self.turn).find(has_enough).unwrap();
+                self.turn
+            }
+        };
         self.shards[index].evict();
     }
 }
@@ -133,7 +131,7 @@ fn hit(memory: &Memory<u64>, model: &mut Model, key: &[u8]) {
 fn put_all(memory: &Memory<u64>, model: &mut Model, rng: &mut Rng) {
     let mut all = memory.lock_all();
     for _ in 0..rng.below(6) {
-        let (key, charge) = ([u8::try_from(rng.below(40)).unwrap()], 1 + rng.below(9));
+        let (key, charge) = ([u8::try_from(rng.below(40)).unwrap()], rng.below(9));
         let hash = memory.hash(&key);
         all.put(hash, record(&key, charge), AT);
         let list = &mut model.shards[memory.index(hash)];
@@ -160,18 +158,16 @@ fn keys(memory: &Memory<u64>, index: usize) -> Vec<Vec<u8>> {
 #[test]
 fn who_leaves_is_whom_the_order_of_the_shard_names() {
     let steps = if cfg!(miri) { 150 } else { 10_000 };
-    let entries = |n| Limits { entries: Some(n), bytes: None };
-    let bytes = |n| Limits { entries: None, bytes: Some(n) };
-    let both = |n| Limits { entries: Some(n), bytes: Some(5 * n) };
-    for limits in [entries(16), bytes(90), both(20)] {
+    let limits = Limits { entries: Some(20), bytes: None };
+    let lists = || (0..4).map(|_| List::default()).collect();
+    for stays in [true, false] {
         let memory = memory(4, limits, &Strategy::Sieve);
-        let lists = || (0..4).map(|_| List::default()).collect();
-        let (mut model, mut rng) = (Model { shards: lists(), limits }, Rng(7));
+        let (mut model, mut rng) = (Model { shards: lists(), turn: 0, limits }, Rng(7));
         for _ in 0..steps {
             let key = [u8::try_from(rng.below(40)).unwrap()];
             let hash = memory.hash(&key);
             match rng.below(40) {
-                0..20 => put(&memory, &mut model, &key, 1 + rng.below(9)),
+                0..20 => put(&memory, &mut model, &key, rng.below(9)),
                 20..36 => hit(&memory, &mut model, &key),
                 36 => put_all(&memory, &mut model, &mut rng),
                 37..39 => {
@@ -182,10 +178,13 @@ fn who_leaves_is_whom_the_order_of_the_shard_names() {
                     model.shards[memory.index(hash)].remove(&key);
                 }
                 _ => {
-                    let less = |limit: Option<u64>, n| limit.map(|limit| limit - n);
-                    let n = rng.below(9);
-                    model.limits =
-                        Limits { entries: less(limits.entries, n), bytes: less(limits.bytes, n) };
+                    // Shards keep their orders whatever limits they are given later, and none has to be left.
+                    let of = |rng: &mut Rng, n| (rng.below(3) > 0).then(|| 12 + rng.below(n));
+                    model.limits = if stays {
+                        Limits { entries: Some(12 + rng.below(9)), bytes: None }
+                    } else {
+                        Limits { entries: of(&mut rng, 9), bytes: of(&mut rng, 90) }
+                    };
                     memory.set_limits(model.limits);
                     while memory.over_limits() {
                         assert_eq!(memory.evict(None, |_, _| ()), Evicted::Oldest);
@@ -225,7 +224,7 @@ fn a_cache_that_is_full_is_full_though_hashes_do_not_fall_evenly() {
 
 #[test]
 fn threads_never_exceed_the_limits() {
-    let limits = Limits { entries: Some(9), bytes: Some(80) };
+    let limits = Limits { entries: Some(9), bytes: None };
     for strategy in [Strategy::Lfu, Strategy::S3Fifo, Strategy::Sieve] {
         let memory = memory(4, limits, &strategy);
         let rounds = if cfg!(miri) { 20 } else { 4_000 };
@@ -238,6 +237,13 @@ fn threads_never_exceed_the_limits() {
                         race(memory, &mut rng);
                         let (entries, bytes) = memory.held();
                         assert!(!limits.exceeded(entries, bytes), "M2: {entries}, {bytes}");
+                        if thread == 1 && rng.below(100) == 0 {
+                            let bytes = (rng.below(2) == 0).then_some(40);
+                            memory.set_limits(Limits { bytes, ..limits });
+                            while memory.over_limits() {
+                                memory.evict(None, |_, _| ());
+                            }
+                        }
                     }
                 });
             }
@@ -249,7 +255,7 @@ fn threads_never_exceed_the_limits() {
 /// Inserts, replaces, or takes something out, as the engine does.
 fn race(memory: &Memory<u64>, rng: &mut Rng) {
     let key = [u8::try_from(rng.below(20)).unwrap()];
-    let (hash, record) = (memory.hash(&key), record(&key, 1 + rng.below(12)));
+    let (hash, record) = (memory.hash(&key), record(&key, rng.below(12)));
     let takes_out = rng.below(4) == 0;
     loop {
         let mut locked = memory.lock(hash);
