@@ -480,6 +480,40 @@ fn one_of_two_stays(strategy: Strategy) {
 }
 
 #[test]
+fn room_that_was_given_up_is_taken() {
+    given_up_room_is_taken(Strategy::Lru);
+}
+
+#[test]
+fn room_that_was_given_up_is_taken_in_orders_of_the_shards() {
+    given_up_room_is_taken(Strategy::Sieve);
+}
+
+/// In a full cache of two shards, of which each may have an order of its own.
+fn given_up_room_is_taken(strategy: Strategy) {
+    check(move || {
+        let cache = ByteCache::builder().memory_max_entries(4).shards(2);
+        let cache = cache.strategy(strategy.clone());
+        let cache = cache.clock(ManualClock::new(Timestamp::from_secs(1_000))).open().unwrap();
+        // So many that each of the shards has found no room.
+        (10..30).for_each(|key| put(&cache, &[key], key));
+        let one = task(|cache| {
+            let _ = cache.invalidate(&[29]).unwrap();
+            put(&cache, &[5], 5);
+            assert!(cache.memory_len() <= 4);
+        });
+        let other = task(|cache| {
+            put(&cache, &[6], 6);
+            assert!(cache.memory_len() <= 4);
+            put(&cache, &[7], 7);
+        });
+        at_once(&cache, vec![one, other]);
+        assert_eq!(cache.memory_len(), 4, "nobody leaves where there is room");
+        cache.validate().unwrap();
+    });
+}
+
+#[test]
 fn the_newer_of_two_stays() {
     check(|| {
         let cache = ByteCache::builder().memory_max_entries(1).shards(4);

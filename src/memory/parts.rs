@@ -29,9 +29,9 @@ use crate::strategy::{Leaving, Strategy};
 use crate::sync::BriefGuard;
 use crate::sync::atomic::Ordering;
 
-/// How many entries each shard can have at least, where each has an order of its own. Two in unit tests and under
+/// How many entries each shard can have at least, where each has an order of its own. Two in unit tests, models and
 /// fuzzing, where caches are small.
-const ENTRIES_MIN: u64 = if cfg!(any(test, fuzzing)) { 2 } else { 512 };
+const ENTRIES_MIN: u64 = if cfg!(any(test, fuzzing, shuttle)) { 2 } else { 512 };
 /// A shard may have this part less than the average before others make room for what comes into it: about what
 /// chance makes of [`ENTRIES_MIN`].
 const SLACK: u64 = 32;
