@@ -74,12 +74,10 @@ impl<S> Memory<S> {
             if part.is_some_and(|part| part.len() as u64 != shard.len()) {
                 return Err(format!("A1: the order of shard {index} knows others than are in it"));
             }
-            if let Some((freed, charge)) = guarded.refused
-                && freed == self.freed()
-                && charge != u64::MAX
-                && (all.account.is_over() || all.account.exchanged(None, charge).is_some())
+            if guarded.part.as_ref().is_some_and(|part| self.is_known_to_be_full(part))
+                && (all.account.is_over() || all.account.exchanged(None, 0).is_some())
             {
-                return Err(format!("M4: shard {index} says that there is no room for {charge}"));
+                return Err(format!("A2: shard {index} says that there is no room"));
             }
             entries += shard.len();
             bytes += shard.bytes();
@@ -111,7 +109,7 @@ impl<S> Drop for AllLocked<'_, S> {
         for (index, shard) in self.shards.iter_mut().enumerate() {
             shard.publish(self.memory, index);
         }
-        if self.has_freed {
+        if self.has_freed && self.memory.has_parts {
             self.memory.note_freed();
         }
     }
@@ -257,7 +255,9 @@ impl<S> AllLocked<'_, S> {
     /// The entry that the tier's order names, or that of the fullest shard.
     fn named(&mut self) -> Option<(usize, SlotId)> {
         if self.memory.has_parts {
-            let named = parts::named(&mut self.shards, self.memory.turn.load(Ordering::Relaxed));
+            let mean = self.account.entries / self.shards.len() as u64;
+            let turn = self.memory.turn.load(Ordering::Relaxed);
+            let named = parts::named(&mut self.shards, mean, turn);
             self.memory.turn.store(named?.0, Ordering::Relaxed);
             return named;
         }

@@ -28,9 +28,6 @@
 //!   a shard's lock; they never exceed its limits.
 //! - **M3** no entry leaves by a limit while an older one, by (stamp, key), stays; with another strategy,
 //!   while the order names another one.
-//! - **M4** while `freed` is what a shard has noted, the account has no room for another entry of the charge
-//!   that it noted or more, and is within its limits: so one that counts as much may take the place of the
-//!   one that leaves without the account.
 //!
 //! # Concurrency
 //!
@@ -99,9 +96,9 @@ pub(crate) struct Memory<S> {
     is_ordered: bool,
     /// Whether it is the shards.
     has_parts: bool,
-    /// Changes after something was given up (M4).
+    /// Changes after something was given up, if they have; see `parts.rs`.
     freed: CachePadded<AtomicU64>,
-    /// The shard that is next to make room where no newcomer says which, if each has an order.
+    /// The shard that is next to make room where no newcomer says which, likewise.
     turn: AtomicUsize,
     /// What an order sets when it has panicked.
     is_lost: Option<Arc<AtomicBool>>,
@@ -114,8 +111,8 @@ pub(crate) struct Guarded<S> {
     pub(crate) side: S,
     /// What `bounds` has for this shard, so that nobody fetches a shared line to see it unchanged.
     published: u64,
-    /// What `freed` was when this shard last found no room, and for which charge (M4); `None` if it found some.
-    refused: Option<(u64, u64)>,
+    /// Whether there was no room when this shard last asked for some.
+    was_full: bool,
     /// The shard's order, if it has another than exact LRU.
     part: Option<Box<Part>>,
 }
@@ -177,26 +174,16 @@ impl Account {
         self.are_too_many(self.entries, self.bytes)
     }
 
-    /// Entries and bytes.
-    fn held(&self) -> (u64, u64) {
-        (self.entries, self.bytes)
-    }
-
-    /// What a shard is to note that found no room for an entry of this charge, when `freed` is this (M4).
-    fn refusal(&self, charge: u64, freed: u64) -> (u64, u64) {
-        let entries = self.entries.saturating_add(1);
-        // Where there are too many of them, what they count does not matter.
-        let least = if self.limits.exceeded(entries, 0) { 0 } else { charge };
-        let is_full = self.limits.exceeded(entries, self.bytes.saturating_add(least));
-        // Over the limits, more has to leave than comes; and bytes that are too many for a number are no limit.
-        (freed, if is_full && !self.is_over() { least } else { u64::MAX })
-    }
-
     fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         if let Some(ordered) = &mut self.ordered {
             ordered.set_limits(limits);
         }
+    }
+
+    /// Entries and bytes.
+    fn held(&self) -> (u64, u64) {
+        (self.entries, self.bytes)
     }
 
     fn release(&mut self, charge: u64) {
@@ -290,35 +277,9 @@ impl<S> Locked<'_, S> {
     #[must_use]
     pub(crate) fn reserve(&mut self, newcomer: &Newcomer<'_>) -> bool {
         self.show(newcomer.stamp);
-        self.take_room(newcomer)
-    }
-
-    /// Whether there is no room for one more entry, as far as is known without the account (M4).
-    #[inline]
-    fn is_known_to_be_full(&self, newcomer: &Newcomer<'_>) -> bool {
-        self.guarded.refused.is_some_and(|(freed, charge)| {
-            newcomer.old.is_none() && newcomer.charge >= charge && self.memory.freed() == freed
-        })
-    }
-
-    /// Takes the place of a newcomer where there is one without anybody leaving; notes if there is none.
-    fn take_room(&mut self, newcomer: &Newcomer<'_>) -> bool {
-        let mut account = self.memory.account.lock();
-        let before = account.held();
-        let taken = account.exchange(newcomer.old, newcomer.charge);
-        if taken {
-            self.guarded.refused = None;
-            self.memory.note_if_freed(&account, before);
-        } else {
-            let mut refusal = account.refusal(newcomer.charge, self.memory.freed());
-            if let Some(part) = &mut self.guarded.part {
-                part.mean = account.entries / self.memory.shards.len() as u64;
-                // That stays so while there are as many entries as there may be.
-                refusal.1 = if refusal.1 == 0 { 0 } else { u64::MAX };
-            }
-            self.guarded.refused = Some(refusal);
-        }
-        taken
+        let reserved = self.memory.account.lock().exchange(newcomer.old, newcomer.charge);
+        self.guarded.was_full = !reserved;
+        reserved
     }
 
     /// Likewise, and where there is none, the oldest entry of all shards leaves. Its shard is locked
@@ -339,7 +300,7 @@ impl<S> Locked<'_, S> {
         if self.memory.is_ordered {
             return self.reserve_in_order(newcomer, hook);
         }
-        if self.refused.is_none() && self.reserve(newcomer) {
+        if !self.was_full && self.reserve(newcomer) {
             return Room::Reserved;
         }
         match self.evict_for(newcomer, hook) {
@@ -351,7 +312,6 @@ impl<S> Locked<'_, S> {
 
     fn evict_for(&mut self, newcomer: &Newcomer<'_>, hook: impl FnOnce(&mut S, Removed)) -> Room {
         let memory = self.memory;
-        let is_full = self.is_known_to_be_full(newcomer);
         for _ in 0..EVICT_ATTEMPTS {
             self.publish();
             // First, so that what is lowered after a look changes it.
@@ -375,30 +335,20 @@ impl<S> Locked<'_, S> {
                 return Room::None;
             }
             let charge = locked.shard.charge(id);
-            let is_least = || {
-                let is_as_seen = memory.lowered.load(Ordering::Acquire) == lowered;
-                stamp == least.bound && !least.is_tied && is_as_seen
-            };
-            if is_full && charge == newcomer.charge && is_least() {
-                // The sums stay as they are.
-                let Guarded { shard, side, .. } = &mut *locked.guarded;
-                hook(side, shard.remove(id));
-                return Room::Reserved;
-            }
             let mut account = memory.account.lock();
             let Some((entries, bytes)) = account.with(newcomer.old, newcomer.charge) else {
                 return Room::None;
             };
-            let before = account.held();
             if !account.are_too_many(entries, bytes) {
                 (account.entries, account.bytes) = (entries, bytes);
-                memory.note_if_freed(&account, before);
                 drop(account);
-                self.guarded.refused = None;
+                self.was_full = false;
                 return Room::Reserved;
             }
             // Who took the room since the bounds were read has shown its own before (M1).
-            if !is_least() && !memory.are_above(stamp, index) {
+            let is_as_seen = memory.lowered.load(Ordering::Acquire) == lowered;
+            let is_least = stamp == least.bound && !least.is_tied && is_as_seen;
+            if !is_least && !memory.are_above(stamp, index) {
                 // If its bound said so, others are as old, or seem to be; else it was hit, and its bound
                 // will say so.
                 if stamp == least.bound {
@@ -407,20 +357,16 @@ impl<S> Locked<'_, S> {
                 continue;
             }
             // The victim is not the old entry, whose stamp is the newcomer's.
-            let refusal = account.refusal(newcomer.charge, memory.freed());
             let (entries, bytes) = (entries - 1, bytes - charge);
             let reserved = !account.are_too_many(entries, bytes);
             if reserved {
                 (account.entries, account.bytes) = (entries, bytes);
-                memory.note_if_freed(&account, before);
             } else {
                 account.release(charge);
-                memory.note_freed();
             }
             drop(account);
             let Guarded { shard, side, .. } = &mut *locked.guarded;
             hook(side, shard.remove(id));
-            self.guarded.refused = Some(refusal);
             return if reserved { Room::Reserved } else { Room::More };
         }
         Room::None
@@ -460,10 +406,7 @@ impl<S> Locked<'_, S> {
             return self.remove_from_order(id);
         }
         let removed = self.shard.remove(id);
-        let mut account = self.memory.account.lock();
-        account.release(removed.charge());
-        self.memory.note_freed();
-        drop(account);
+        self.memory.account.lock().release(removed.charge());
         removed
     }
 }
@@ -553,7 +496,7 @@ impl<S: Default> Memory<S> {
             shard: if is_ordered { Shard::of_tier(knows_idle) } else { Shard::default() },
             side: S::default(),
             published: EMPTY,
-            refused: None,
+            was_full: false,
             part: part(index),
         };
         let ordered = order.filter(|_| !has_parts).map(|order| {
@@ -666,27 +609,6 @@ impl<S> Memory<S> {
         drop(all);
     }
 
-    /// What [`Self::note_freed`] changes.
-    #[inline]
-    fn freed(&self) -> u64 {
-        self.freed.load(Ordering::Acquire)
-    }
-
-    /// Says that the account may have room where it had none (M4); under its lock.
-    #[inline]
-    fn note_freed(&self) {
-        self.freed.fetch_add(1, Ordering::Release);
-    }
-
-    /// Likewise, if there is less than before of what has a limit.
-    #[inline]
-    fn note_if_freed(&self, account: &Account, (entries, bytes): (u64, u64)) {
-        let has_fewer_bytes = account.bytes < bytes && account.limits.bytes.is_some();
-        if account.entries < entries || has_fewer_bytes {
-            self.note_freed();
-        }
-    }
-
     pub(crate) fn over_limits(&self) -> bool {
         self.account.lock().is_over()
     }
@@ -726,7 +648,6 @@ impl<S> Memory<S> {
                 continue;
             }
             account.release(charge);
-            self.note_freed();
             drop(account);
             let Guarded { shard, side, .. } = &mut *locked.guarded;
             hook(side, shard.remove(id));

@@ -15,6 +15,8 @@
 //! # Invariants
 //!
 //! - **A1** a part's order knows exactly the entries in its shard.
+//! - **A2** while `freed` is what a part has noted, there are as many entries as there may be, so that one which
+//!   counts as much may take the place of the one that leaves without the account.
 //!
 //! # Why not ...
 //!
@@ -23,7 +25,9 @@
 //!   that it has to them; tried, with one in a thousand entries of 4 MiB hardly any of those was kept.
 
 use crate::memory::ordered::Ordered;
-use crate::memory::{Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId};
+use crate::memory::{
+    Account, Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId,
+};
 use crate::stats::Limits;
 use crate::strategy::{Leaving, Strategy};
 use crate::sync::BriefGuard;
@@ -47,12 +51,14 @@ pub(crate) fn have_orders(strategy: &Strategy, limits: Limits, shards: usize) ->
 pub(super) struct Part {
     pub(super) ordered: Ordered,
     /// How many entries shards had on an average when there was no room last.
-    pub(super) mean: u64,
+    mean: u64,
+    /// What `freed` was then (A2).
+    full_at: Option<u64>,
 }
 
 impl Part {
     pub(super) fn new(ordered: Ordered, limits: Limits, shards: usize) -> Self {
-        let mut part = Self { ordered, mean: 0 };
+        let mut part = Self { ordered, mean: 0, full_at: None };
         part.set_limits(limits, shards);
         part
     }
@@ -78,10 +84,9 @@ impl Part {
 /// Whom the order of a shard names that has as many entries as the average, of all shards, from this one on.
 pub(super) fn named<S>(
     shards: &mut [BriefGuard<'_, Guarded<S>>],
+    mean: u64,
     from: usize,
 ) -> Option<(usize, SlotId)> {
-    let entries: u64 = shards.iter().map(|guarded| guarded.shard.len()).sum();
-    let mean = entries / shards.len().max(1) as u64;
     let mut turns = (from..shards.len()).chain(0..from);
     let index = turns.find(|index| shards[*index].shard.len() >= mean.max(1))?;
     let Guarded { shard, part, .. } = &mut **shards.get_mut(index)?;
@@ -89,6 +94,23 @@ pub(super) fn named<S>(
 }
 
 impl<S> Memory<S> {
+    /// Says that the account may have room where it had none (A2); under its lock.
+    pub(super) fn note_freed(&self) {
+        self.freed.fetch_add(1, Ordering::Release);
+    }
+
+    /// Likewise, if there are fewer entries than before.
+    fn note_if_freed(&self, account: &Account, before: u64) {
+        if account.entries < before {
+            self.note_freed();
+        }
+    }
+
+    /// Whether what a part has noted still holds (A2).
+    pub(super) fn is_known_to_be_full(&self, part: &Part) -> bool {
+        part.full_at == Some(self.freed.load(Ordering::Acquire))
+    }
+
     /// [`Self::evict`] by the shards' orders.
     pub(super) fn evict_in_parts(
         &self,
@@ -103,13 +125,14 @@ impl<S> Memory<S> {
             let locked = self.lock_nth(index);
             (locked.shard.len() >= mean.max(1)).then_some(locked)
         };
-        let mut locked = (from..shards).chain(0..from).find_map(with_enough);
-        let named = locked.as_mut().and_then(|locked| {
+        let found = (from..shards).chain(0..from).find_map(with_enough);
+        let found = found.and_then(|mut locked| {
             let coming = newcomer.filter(|_| own == Some(locked.index));
             let Guarded { shard, part, .. } = &mut *locked.guarded;
-            part.as_mut()?.named(coming, shard)
+            let id = part.as_mut()?.named(coming, shard)?;
+            Some((locked, id))
         });
-        let (Some(mut locked), Some(id)) = (locked, named) else {
+        let Some((mut locked, id)) = found else {
             return self.evict_with_all_locked(newcomer, hook);
         };
         self.turn.store(locked.index, Ordering::Relaxed);
@@ -125,7 +148,7 @@ impl<S> Memory<S> {
     }
 }
 
-impl<'a, S> Locked<'a, S> {
+impl<S> Locked<'_, S> {
     /// [`Self::reserve_by_evicting`] by the shards' orders.
     pub(super) fn reserve_in_part(
         &mut self,
@@ -133,10 +156,12 @@ impl<'a, S> Locked<'a, S> {
         hook: impl FnOnce(&mut S, Removed),
     ) -> Room {
         let memory = self.memory;
-        if !self.is_known_to_be_full(newcomer) && self.take_room(newcomer) {
+        let is_full =
+            self.guarded.part.as_ref().is_some_and(|part| memory.is_known_to_be_full(part));
+        if (!is_full || newcomer.old.is_some()) && self.take_room(newcomer) {
             return Room::Reserved;
         }
-        let is_full = self.is_known_to_be_full(newcomer);
+        let full_at = self.guarded.part.as_ref().and_then(|part| part.full_at);
         let mut other = self.next_with_enough();
         // To another shard it does not come.
         let coming = other.is_none().then_some(newcomer);
@@ -150,25 +175,37 @@ impl<'a, S> Locked<'a, S> {
             // Then it is not there to be replaced, and who asks is to look again.
             return Room::None;
         }
+        // Looked at once more: nobody is to leave for what has room by now.
+        let is_full = full_at == Some(memory.freed.load(Ordering::Acquire));
         let mut room = Room::Reserved;
         // Else the sums stay as they are.
-        if !is_full || charge != newcomer.charge {
+        if !is_full || newcomer.old.is_some() || charge != newcomer.charge {
             let mut account = memory.account.lock();
-            let before = account.held();
             if account.exchange(newcomer.old, newcomer.charge) {
-                memory.note_if_freed(&account, before);
                 return Room::Reserved;
             }
+            let before = account.entries;
             account.release(charge);
-            if account.exchange(newcomer.old, newcomer.charge) {
-                memory.note_if_freed(&account, before);
-            } else {
-                memory.note_freed();
+            if !account.exchange(newcomer.old, newcomer.charge) {
                 room = Room::More;
             }
+            memory.note_if_freed(&account, before);
         }
         locked.evict_from_part(id, hook);
         room
+    }
+
+    /// Takes the place of a newcomer where there is one without anybody leaving; notes if there is none.
+    fn take_room(&mut self, newcomer: &Newcomer<'_>) -> bool {
+        let memory = self.memory;
+        let mut account = memory.account.lock();
+        let taken = account.exchange(newcomer.old, newcomer.charge);
+        if let Some(part) = self.guarded.part.as_mut().filter(|_| !taken) {
+            part.mean = account.entries / memory.shards.len() as u64;
+            let is_full = account.limits.entries == Some(account.entries) && !account.is_over();
+            part.full_at = is_full.then(|| memory.freed.load(Ordering::Acquire));
+        }
+        taken
     }
 
     /// The other shard that is to make room, if this one has too few entries and another that is free has enough.
