@@ -7,7 +7,7 @@
 use crate::hash::KeyHash;
 use crate::memory::shard::{Placement, Shard};
 use crate::memory::table::{NOT_BELOW, Removed, SlotId};
-use crate::memory::{Account, Evicted, Guarded, Memory, Newcomer, parts};
+use crate::memory::{Account, Evicted, Guarded, Memory, NONE, Newcomer, parts};
 use crate::record::Record;
 use crate::stats::Limits;
 use crate::strategy::Leaving;
@@ -34,6 +34,17 @@ impl<S> Memory<S> {
 }
 
 impl<S> Memory<S> {
+    /// Sets the limits; the caller then evicts while [`Self::over_limits`].
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let mut all = self.lock_all();
+        all.set_limits(limits);
+        // Relaxed: who sees the old ones is as if it had come earlier.
+        for (seen, limit) in self.limits.iter().zip([limits.entries, limits.bytes]) {
+            seen.store(limit.unwrap_or(NONE), Ordering::Relaxed);
+        }
+        drop(all);
+    }
+
     /// [`Memory::evict`] where keys have to tell, or a newcomer may have to go: between two looks at them,
     /// room or something older could come.
     pub(super) fn evict_with_all_locked(

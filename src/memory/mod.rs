@@ -598,17 +598,6 @@ impl<S> Memory<S> {
         Limits { entries: limit(entries), bytes: limit(bytes) }
     }
 
-    /// Sets the limits; the caller then evicts while [`Self::over_limits`].
-    pub(crate) fn set_limits(&self, limits: Limits) {
-        let mut all = self.lock_all();
-        all.set_limits(limits);
-        // Relaxed: who sees the old ones is as if it had come earlier.
-        for (seen, limit) in self.limits.iter().zip([limits.entries, limits.bytes]) {
-            seen.store(limit.unwrap_or(NONE), Ordering::Relaxed);
-        }
-        drop(all);
-    }
-
     pub(crate) fn over_limits(&self) -> bool {
         self.account.lock().is_over()
     }
