@@ -294,9 +294,6 @@ impl<S> Locked<'_, S> {
         if newcomer.old == Some(newcomer.charge) {
             return Room::Reserved;
         }
-        if self.memory.has_parts {
-            return self.reserve_in_part(newcomer, hook);
-        }
         if self.memory.is_ordered {
             return self.reserve_in_order(newcomer, hook);
         }
@@ -610,9 +607,6 @@ impl<S> Memory<S> {
         newcomer: Option<&Newcomer<'_>>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Evicted {
-        if self.has_parts {
-            return self.evict_in_parts(newcomer, hook);
-        }
         if self.is_ordered {
             return self.evict_in_order(newcomer, hook);
         }

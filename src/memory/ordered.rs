@@ -327,12 +327,15 @@ impl<S> Memory<S> {
         lost.is_some_and(|lost| lost.load(Ordering::Relaxed) && lost.swap(false, Ordering::Relaxed))
     }
 
-    /// [`Self::evict`] by the tier's order.
+    /// [`Self::evict`] by the tier's order, or those of the shards.
     pub(super) fn evict_in_order(
         &self,
         newcomer: Option<&Newcomer<'_>>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Evicted {
+        if self.has_parts {
+            return self.evict_in_parts(newcomer, hook);
+        }
         let mut account = self.account.lock();
         let mut rounds = 0_u32;
         loop {
@@ -378,6 +381,7 @@ impl<S> Memory<S> {
 
 impl<S> Locked<'_, S> {
     /// [`Self::remove`] where there is another order than exact LRU.
+    #[inline(never)]
     pub(super) fn remove_from_order(&mut self, id: SlotId) -> Removed {
         let Guarded { shard, part, .. } = &mut *self.guarded;
         let mut account = self.memory.account.lock();
@@ -393,6 +397,7 @@ impl<S> Locked<'_, S> {
     }
 
     /// Tells that order of a new value.
+    #[inline(never)]
     pub(super) fn replace_in_order(&mut self, id: SlotId) {
         let Guarded { shard, part, .. } = &mut *self.guarded;
         if let Some(part) = part {
@@ -402,13 +407,17 @@ impl<S> Locked<'_, S> {
         }
     }
 
-    /// [`Self::reserve_by_evicting`] by the tier's order.
+    /// [`Self::reserve_by_evicting`] by the tier's order, or those of the shards.
+    #[inline(never)]
     pub(super) fn reserve_in_order(
         &mut self,
         newcomer: &Newcomer<'_>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Room {
         let memory = self.memory;
+        if memory.has_parts {
+            return self.reserve_in_part(newcomer, hook);
+        }
         let mut account = memory.account.lock();
         if account.exchange_for(newcomer) {
             return Room::Reserved;
@@ -434,6 +443,7 @@ impl<S> Locked<'_, S> {
     }
 
     /// Tells it of an entry that has come in.
+    #[inline(never)]
     pub(super) fn enter_order(&mut self, hash: KeyHash, id: SlotId) {
         let Guarded { shard, part, .. } = &mut *self.guarded;
         if let Some(part) = part {
