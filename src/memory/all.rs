@@ -263,7 +263,7 @@ impl<S> AllLocked<'_, S> {
         (shard.stamp(id), shard.record(id).key())
     }
 
-    /// The entry that the tier's order names, or that of the fullest shard.
+    /// The entry that the tier's order names, or that of a shard with as many as the average.
     fn named(&mut self) -> Option<(usize, SlotId)> {
         if self.memory.has_parts {
             let mean = self.account.entries / self.shards.len() as u64;

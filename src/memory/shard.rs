@@ -45,7 +45,7 @@ pub(crate) struct Shard {
 pub(super) enum Order {
     /// The shard does.
     Own(Lru),
-    /// One order over all shards does, and entries count their hits for it.
+    /// One over all shards does, or another one of the shard's, and entries count their hits for it.
     OfTier {
         /// What was accessed longest ago, if that matters.
         idle: Option<Idle>,
