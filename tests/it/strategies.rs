@@ -375,13 +375,12 @@ fn hits_do_not_come_back_with_an_entry() {
     assert_eq!(came_with.load(Ordering::Relaxed), 0);
 }
 
-/// A cache in which each shard has an order of its own, with these limits in entries and bytes, and how much has left.
-fn of_shards(strategy: Strategy, entries: u64, bytes: u64) -> (ByteCache, Arc<AtomicU32>) {
+/// A cache in which each shard has an order of its own, with this limit in entries, and how much has left.
+fn of_shards(strategy: Strategy, entries: u64) -> (ByteCache, Arc<AtomicU32>) {
     let left = Arc::new(AtomicU32::new(0));
     let noted = Arc::clone(&left);
     let cache = ByteCache::builder()
         .memory_max_entries(entries)
-        .memory_max_bytes(bytes)
         .strategy(strategy)
         .shards(4)
         .eviction_listener(move |_, _, cause| {
@@ -393,7 +392,7 @@ fn of_shards(strategy: Strategy, entries: u64, bytes: u64) -> (ByteCache, Arc<At
 #[test]
 fn orders_of_shards_evict_nobody_while_there_is_room() {
     for strategy in [Strategy::Lfu, Strategy::S3Fifo, Strategy::Sieve] {
-        let (cache, left) = of_shards(strategy, 2_048, 64 << 20);
+        let (cache, left) = of_shards(strategy, 2_048);
         let left = || left.load(Ordering::Relaxed);
         let put = |n: u64| cache.insert(&n.to_le_bytes(), &n.to_le_bytes()).unwrap();
         (0..2_048).for_each(put);
@@ -409,7 +408,7 @@ fn orders_of_shards_evict_nobody_while_there_is_room() {
         assert_eq!((cache.len(), left()), (2_048, 10_000 - 2_048), "into the room");
         put(10_300);
         assert_eq!((cache.len(), left()), (2_048, 10_001 - 2_048));
-        cache.set_memory_limits(Some(3_000), Some(64 << 20)).unwrap();
+        cache.set_memory_limits(Some(3_000), None).unwrap();
         (20_000..20_952).for_each(put);
         assert_eq!((cache.len(), left()), (3_000, 10_001 - 2_048), "into the new room");
         cache.validate().unwrap();
@@ -421,7 +420,7 @@ fn orders_of_shards_stay_within_limits_whatever_entries_weigh() {
     const LIMITS: (u64, u64) = (2_048, 4 << 20);
     for strategy in [Strategy::Lfu, Strategy::S3Fifo, Strategy::Sieve] {
         let dog = Watchdog::start(format!("{strategy:?}"));
-        let (cache, _) = of_shards(strategy.clone(), LIMITS.0, LIMITS.1);
+        let (cache, _) = of_shards(strategy.clone(), LIMITS.0);
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for thread in 0..4 {
@@ -447,13 +446,15 @@ fn orders_of_shards_stay_within_limits_whatever_entries_weigh() {
                         if thread == 0 && version % 1_000 == 0 {
                             let less = version % 2_000 / 2;
                             let (entries, bytes) = (LIMITS.0 - less, LIMITS.1 - (less << 10));
-                            cache.set_memory_limits(Some(entries), Some(bytes)).unwrap();
+                            let is_in_bytes = version > 10_000;
+                            let max_bytes = is_in_bytes.then_some(bytes);
+                            cache.set_memory_limits(Some(entries), max_bytes).unwrap();
                             let held = (cache.memory_len(), cache.memory_bytes());
-                            if held.0 > entries || held.1 > bytes {
+                            if held.0 > entries || is_in_bytes && held.1 > bytes {
                                 over.store(true, Ordering::Relaxed);
                             }
                         }
-                        if cache.memory_len() > LIMITS.0 || cache.memory_bytes() > LIMITS.1 {
+                        if cache.memory_len() > LIMITS.0 {
                             over.store(true, Ordering::Relaxed);
                         }
                     }
