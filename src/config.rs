@@ -408,8 +408,8 @@ impl Config {
         Ok(())
     }
 
-    /// The number of shards: a power of two; as asked, or four per core and fewer for few entries. Sixteen per core
-    /// where each of many entries has an order of its own: then nobody looks at all of them for the oldest entry.
+    /// The number of shards: a power of two; as asked, or four per core and fewer for few entries. Up to
+    /// sixteen per core where each has an order of its own: then nobody looks at all of them for the oldest entry.
     pub(crate) fn shard_count(&self) -> usize {
         if let Some(asked) = self.shards {
             return asked.next_power_of_two();

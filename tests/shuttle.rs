@@ -464,11 +464,16 @@ fn of_two_inserts_of_a_key_one_stays_in_an_order_of_the_tier() {
     one_of_two_stays(Strategy::Sieve);
 }
 
+/// A cache in memory of so many entries and shards, whose clock stands still.
+fn in_memory(entries: u64, shards: usize, strategy: &Strategy) -> ByteCache {
+    let clock = ManualClock::new(Timestamp::from_secs(1_000));
+    let cache = ByteCache::builder().memory_max_entries(entries).shards(shards);
+    cache.strategy(strategy.clone()).clock(clock).open().unwrap()
+}
+
 fn one_of_two_stays(strategy: Strategy) {
     check(move || {
-        let cache = ByteCache::builder().memory_max_entries(1).shards(4);
-        let cache = cache.strategy(strategy.clone());
-        let cache = cache.clock(ManualClock::new(Timestamp::from_secs(1_000))).open().unwrap();
+        let cache = in_memory(1, 4, &strategy);
         let writer = |keys: &'static [u8]| {
             task(move |cache: ByteCache| keys.iter().for_each(|key| put(&cache, &[*key], *key)))
         };
@@ -492,9 +497,7 @@ fn room_that_was_given_up_is_taken_in_orders_of_the_shards() {
 /// In a full cache of two shards, of which each may have an order of its own.
 fn given_up_room_is_taken(strategy: Strategy) {
     check(move || {
-        let cache = ByteCache::builder().memory_max_entries(4).shards(2);
-        let cache = cache.strategy(strategy.clone());
-        let cache = cache.clock(ManualClock::new(Timestamp::from_secs(1_000))).open().unwrap();
+        let cache = in_memory(4, 2, &strategy);
         // So many that each of the shards has found no room.
         (10..30).for_each(|key| put(&cache, &[key], key));
         let one = task(|cache| {
@@ -516,8 +519,7 @@ fn given_up_room_is_taken(strategy: Strategy) {
 #[test]
 fn the_newer_of_two_stays() {
     check(|| {
-        let cache = ByteCache::builder().memory_max_entries(1).shards(4);
-        let cache = cache.clock(ManualClock::new(Timestamp::from_secs(1_000))).open().unwrap();
+        let cache = in_memory(1, 4, &Strategy::Lru);
         let writer = |key: u8| {
             task(move |cache: ByteCache| {
                 cache.insert_at(&[key], &[key], Timestamp::from_secs(key.into())).unwrap();

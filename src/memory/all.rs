@@ -21,7 +21,7 @@ pub(crate) struct AllLocked<'a, S> {
     /// In ascending order, which is also the order of locking.
     shards: Vec<BriefGuard<'a, Guarded<S>>>,
     account: BriefGuard<'a, Account>,
-    /// Whether something was given up, or the limits are others now.
+    /// Whether an entry was given up, or the limits are others now.
     has_freed: bool,
 }
 
@@ -37,12 +37,16 @@ impl<S> Memory<S> {
     /// Sets the limits; the caller then evicts while [`Self::over_limits`].
     pub(crate) fn set_limits(&self, limits: Limits) {
         let mut all = self.lock_all();
-        all.set_limits(limits);
+        all.has_freed = true;
+        all.account.set_limits(limits);
+        let share = parts::share_of(limits, self.shards.len());
+        for part in all.shards.iter_mut().filter_map(|shard| shard.part.as_mut()) {
+            part.ordered.set_limits(share);
+        }
         // Relaxed: who sees the old ones is as if it had come earlier.
         for (seen, limit) in self.limits.iter().zip([limits.entries, limits.bytes]) {
             seen.store(limit.unwrap_or(NONE), Ordering::Relaxed);
         }
-        drop(all);
     }
 
     /// [`Memory::evict`] where keys have to tell, or a newcomer may have to go: between two looks at them,
@@ -85,7 +89,7 @@ impl<S> Memory<S> {
             if part.is_some_and(|part| part.len() as u64 != shard.len()) {
                 return Err(format!("A1: the order of shard {index} knows others than are in it"));
             }
-            if guarded.part.as_ref().is_some_and(|part| self.is_known_to_be_full(part))
+            if self.is_still_full(guarded.full_at())
                 && (all.account.is_over() || all.account.exchanged(None, 0).is_some())
             {
                 return Err(format!("A2: shard {index} says that there is no room"));
@@ -162,7 +166,6 @@ impl<S> AllLocked<'_, S> {
         let old = if let Some(id) = old {
             let stamp = shard.stamp(id);
             self.account.bytes -= shard.charge(id);
-            self.has_freed = true;
             shard.count_hit(id);
             let old = shard.replace(id, record, placement);
             if let Some(ordered) = part.or(self.account.ordered.as_mut()) {
@@ -207,16 +210,6 @@ impl<S> AllLocked<'_, S> {
                     shard.set_handed(id, NOT_BELOW);
                 }
             }
-        }
-    }
-
-    /// Sets the limits; the caller then evicts.
-    pub(super) fn set_limits(&mut self, limits: Limits) {
-        self.account.set_limits(limits);
-        self.has_freed = true;
-        let shards = self.shards.len();
-        for part in self.shards.iter_mut().filter_map(|shard| shard.part.as_mut()) {
-            part.set_limits(limits, shards);
         }
     }
 

@@ -181,11 +181,6 @@ impl Account {
         }
     }
 
-    /// Entries and bytes.
-    fn held(&self) -> (u64, u64) {
-        (self.entries, self.bytes)
-    }
-
     fn release(&mut self, charge: u64) {
         self.entries -= 1;
         self.bytes -= charge;
@@ -437,6 +432,12 @@ impl<'k> Newcomer<'k> {
     fn key(&self) -> &'k [u8] {
         self.record.key()
     }
+
+    /// Whether it takes the place of this very entry: when that leaves, it is not there to be replaced, and
+    /// who asks is to look again.
+    fn replaces(&self, record: &Record) -> bool {
+        self.old.is_some() && record.key() == self.key()
+    }
 }
 
 /// How often [`Locked::reserve_by_evicting`] looks for the oldest entry.
@@ -477,30 +478,27 @@ impl<S: Default> Memory<S> {
         hasher: KeyHasher,
     ) -> Self {
         debug_assert!(shards.is_power_of_two());
-        let order = order::make(strategy);
-        let is_ordered = order.is_some();
         let hits = LaneCounts::new(shards);
-        let has_parts = have_orders(strategy, limits, shards);
-        let is_lost = is_ordered.then(Arc::default);
-        let hits_of = |part| Hits { counts: hits.clone(), part };
-        let lost = || is_lost.clone().unwrap_or_default();
-        let part = |index| {
-            let order = order::make(strategy).filter(|_| has_parts)?;
-            let ordered = Ordered::new(order, hits_of(Some(index)), lost());
-            Some(Box::new(Part::new(ordered, limits, shards)))
+        let lost = Arc::default();
+        let order = |limits, part| {
+            let hits = Hits { counts: hits.clone(), part };
+            Some(Ordered::new(order::make(strategy)?, limits, hits, Arc::clone(&lost)))
         };
+        let has_parts = have_orders(strategy, limits, shards);
+        let ordered = if has_parts { None } else { order(limits, None) };
+        let is_ordered = has_parts || ordered.is_some();
+        let share = parts::share_of(limits, shards);
         let guarded = |index| Guarded {
             shard: if is_ordered { Shard::of_tier(knows_idle) } else { Shard::default() },
             side: S::default(),
             published: EMPTY,
             was_full: false,
-            part: part(index),
+            part: has_parts
+                .then(|| order(share, Some(index)))
+                .flatten()
+                .map(Part::new)
+                .map(Box::new),
         };
-        let ordered = order.filter(|_| !has_parts).map(|order| {
-            let mut ordered = Ordered::new(order, hits_of(None), lost());
-            ordered.set_limits(limits);
-            ordered
-        });
         let shards: Box<[_]> =
             (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
@@ -522,7 +520,7 @@ impl<S: Default> Memory<S> {
             has_parts,
             freed: CachePadded::new(AtomicU64::new(0)),
             turn: AtomicUsize::new(0),
-            is_lost,
+            is_lost: is_ordered.then_some(lost),
         }
     }
 }
@@ -580,7 +578,8 @@ impl<S> Memory<S> {
 
     /// Entries and bytes held.
     pub(crate) fn held(&self) -> (u64, u64) {
-        self.account.lock().held()
+        let account = self.account.lock();
+        (account.entries, account.bytes)
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -140,10 +140,17 @@ impl Entries for Known {
 }
 
 impl Ordered {
-    /// [`Self::set_limits`] comes next. `is_lost` is set when the order has panicked.
-    pub(super) fn new(order: Box<dyn EvictionOrder>, hits: Hits, is_lost: Arc<AtomicBool>) -> Self {
+    /// `is_lost` is set when the order has panicked.
+    pub(super) fn new(
+        order: Box<dyn EvictionOrder>,
+        limits: Limits,
+        hits: Hits,
+        is_lost: Arc<AtomicBool>,
+    ) -> Self {
         let known = Known { entries: Vec::new(), coming: (0, 0), hits };
-        Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost }
+        let mut new = Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost };
+        new.set_limits(limits);
+        new
     }
 
     /// Lets the order do something, and gives it up if it panics.
@@ -431,8 +438,7 @@ impl<S> Locked<'_, S> {
         }
         let Guarded { shard, side, .. } = &mut *other.as_mut().unwrap_or(self).guarded;
         let Some(id) = shard.find_filed(hash, victim) else { return Room::None };
-        if newcomer.old.is_some() && shard.record(id).key() == newcomer.key() {
-            // Then it is not there to be replaced, and who asks is to look again.
+        if newcomer.replaces(shard.record(id)) {
             return Room::None;
         }
         account.give_up(shard, id, Leaving::Evicted);

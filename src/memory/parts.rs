@@ -25,9 +25,7 @@
 //!   that it has to them; tried, with one in a thousand entries of 4 MiB hardly any of those was kept.
 
 use crate::memory::ordered::Ordered;
-use crate::memory::{
-    Account, Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId,
-};
+use crate::memory::{Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId};
 use crate::stats::Limits;
 use crate::strategy::{Leaving, Strategy};
 use crate::sync::BriefGuard;
@@ -42,8 +40,16 @@ const SLACK: u64 = 32;
 
 /// Whether so many shards are to have an order each.
 pub(crate) fn have_orders(strategy: &Strategy, limits: Limits, shards: usize) -> bool {
-    let share = limits.entries.map_or(0, |limit| limit / shards.max(1) as u64);
-    strategy.is_a_guess() && share >= ENTRIES_MIN && limits.bytes.is_none()
+    let share = share_of(limits, shards).entries;
+    strategy.is_a_guess()
+        && share.is_some_and(|share| share >= ENTRIES_MIN)
+        && limits.bytes.is_none()
+}
+
+/// What the order of one of so many shards is told of the tier's limits.
+pub(super) fn share_of(limits: Limits, shards: usize) -> Limits {
+    let of = |limit: Option<u64>| limit.map(|limit| limit / shards as u64);
+    Limits { entries: of(limits.entries), bytes: of(limits.bytes) }
 }
 
 /// A shard's order.
@@ -57,16 +63,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub(super) fn new(ordered: Ordered, limits: Limits, shards: usize) -> Self {
-        let mut part = Self { ordered, mean: 0, full_at: None };
-        part.set_limits(limits, shards);
-        part
-    }
-
-    /// Tells the order of its share of the tier's limits.
-    pub(super) fn set_limits(&mut self, limits: Limits, shards: usize) {
-        let of = |limit: Option<u64>| limit.map(|limit| limit / shards.max(1) as u64);
-        self.ordered.set_limits(Limits { entries: of(limits.entries), bytes: of(limits.bytes) });
+    pub(super) fn new(ordered: Ordered) -> Self {
+        Self { ordered, mean: 0, full_at: None }
     }
 
     /// Whether its shard has about as many entries as the others.
@@ -81,16 +79,32 @@ impl Part {
     }
 }
 
-/// Whom the order of a shard names that has as many entries as the average, of all shards, from this one on.
+/// The numbers of so many shards, from this one on.
+fn turns(from: usize, shards: usize) -> impl Iterator<Item = usize> {
+    (from..shards).chain(0..from)
+}
+
+/// Whether a shard can make room for another: it has as many entries as the average, and one at least.
+fn can_give(shard: &Shard, mean: u64) -> bool {
+    shard.len() >= mean.max(1)
+}
+
+/// Whom the order of a shard names that can make room, the first of all from this one on.
 pub(super) fn named<S>(
     shards: &mut [BriefGuard<'_, Guarded<S>>],
     mean: u64,
     from: usize,
 ) -> Option<(usize, SlotId)> {
-    let mut turns = (from..shards.len()).chain(0..from);
-    let index = turns.find(|index| shards[*index].shard.len() >= mean.max(1))?;
+    let index = turns(from, shards.len()).find(|index| can_give(&shards[*index].shard, mean))?;
     let Guarded { shard, part, .. } = &mut **shards.get_mut(index)?;
     Some((index, part.as_mut()?.named(None, shard)?))
+}
+
+impl<S> Guarded<S> {
+    /// What its part has noted, if it has one (A2).
+    pub(super) fn full_at(&self) -> Option<u64> {
+        self.part.as_ref()?.full_at
+    }
 }
 
 impl<S> Memory<S> {
@@ -99,16 +113,9 @@ impl<S> Memory<S> {
         self.freed.fetch_add(1, Ordering::Release);
     }
 
-    /// Likewise, if there are fewer entries than before.
-    fn note_if_freed(&self, account: &Account, before: u64) {
-        if account.entries < before {
-            self.note_freed();
-        }
-    }
-
     /// Whether what a part has noted still holds (A2).
-    pub(super) fn is_known_to_be_full(&self, part: &Part) -> bool {
-        part.full_at == Some(self.freed.load(Ordering::Acquire))
+    pub(super) fn is_still_full(&self, full_at: Option<u64>) -> bool {
+        full_at == Some(self.freed.load(Ordering::Acquire))
     }
 
     /// [`Self::evict`] by the shards' orders.
@@ -117,16 +124,12 @@ impl<S> Memory<S> {
         newcomer: Option<&Newcomer<'_>>,
         hook: impl FnOnce(&mut S, Removed),
     ) -> Evicted {
-        let shards = self.shards.len();
-        let mean = self.held().0 / shards as u64;
+        let mean = self.held().0 / self.shards.len() as u64;
         let own = newcomer.map(|newcomer| self.index(newcomer.hash));
         let from = own.unwrap_or_else(|| self.turn.load(Ordering::Relaxed));
-        let with_enough = |index| {
-            let locked = self.lock_nth(index);
-            (locked.shard.len() >= mean.max(1)).then_some(locked)
-        };
-        let found = (from..shards).chain(0..from).find_map(with_enough);
-        let found = found.and_then(|mut locked| {
+        let lock =
+            |index| Some(self.lock_nth(index)).filter(|locked| can_give(&locked.shard, mean));
+        let found = turns(from, self.shards.len()).find_map(lock).and_then(|mut locked| {
             let coming = newcomer.filter(|_| own == Some(locked.index));
             let Guarded { shard, part, .. } = &mut *locked.guarded;
             let id = part.as_mut()?.named(coming, shard)?;
@@ -156,12 +159,11 @@ impl<S> Locked<'_, S> {
         hook: impl FnOnce(&mut S, Removed),
     ) -> Room {
         let memory = self.memory;
-        let is_full =
-            self.guarded.part.as_ref().is_some_and(|part| memory.is_known_to_be_full(part));
+        let is_full = memory.is_still_full(self.guarded.full_at());
         if (!is_full || newcomer.old.is_some()) && self.take_room(newcomer) {
             return Room::Reserved;
         }
-        let full_at = self.guarded.part.as_ref().and_then(|part| part.full_at);
+        let full_at = self.guarded.full_at();
         let mut other = self.next_with_enough();
         // To another shard it does not come.
         let coming = other.is_none().then_some(newcomer);
@@ -171,12 +173,11 @@ impl<S> Locked<'_, S> {
         };
         let Some(id) = part.named(coming, shard) else { return Room::None };
         let charge = shard.charge(id);
-        if newcomer.old.is_some() && shard.record(id).key() == newcomer.key() {
-            // Then it is not there to be replaced, and who asks is to look again.
+        if newcomer.replaces(shard.record(id)) {
             return Room::None;
         }
         // Looked at once more: nobody is to leave for what has room by now.
-        let is_full = full_at == Some(memory.freed.load(Ordering::Acquire));
+        let is_full = memory.is_still_full(full_at);
         let mut room = Room::Reserved;
         // Else the sums stay as they are.
         if !is_full || newcomer.old.is_some() || charge != newcomer.charge {
@@ -189,7 +190,9 @@ impl<S> Locked<'_, S> {
             if !account.exchange(newcomer.old, newcomer.charge) {
                 room = Room::More;
             }
-            memory.note_if_freed(&account, before);
+            if account.entries < before {
+                memory.note_freed();
+            }
         }
         locked.evict_from_part(id, hook);
         room
@@ -215,11 +218,9 @@ impl<S> Locked<'_, S> {
             return None;
         }
         let memory = self.memory;
-        let others = (self.index + 1..memory.shards.len()).chain(0..self.index);
-        others.into_iter().find_map(|index| {
+        turns(self.index, memory.shards.len()).skip(1).find_map(|index| {
             let guarded = memory.shards[index].try_lock()?;
-            let has_enough = guarded.shard.len() >= part.mean.max(1);
-            has_enough.then_some(Locked { guarded, index, memory })
+            can_give(&guarded.shard, part.mean).then_some(Locked { guarded, index, memory })
         })
     }
 

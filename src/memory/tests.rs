@@ -11,16 +11,16 @@ use crate::strategy::{Entries, EntryId, EvictionOrder, HITS_MAX, Leaving, NewEnt
 /// Key to stamp, charge and deadline: the judge.
 type Model = BTreeMap<Vec<u8>, (u64, u64, u64)>;
 
-fn record(key: &[u8], charge: u64) -> Record {
+pub(super) fn record(key: &[u8], charge: u64) -> Record {
     let draft = Draft { value: b"value", charge: Some(charge), ..Draft::EMPTY };
     draft.finish(key, Seal::Checksummed)
 }
 
 /// Numbers from a seed (`xorshift64`, Marsaglia, 2003).
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

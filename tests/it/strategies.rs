@@ -143,6 +143,18 @@ fn what_is_kept_does_not_depend_on_the_shards() {
     }
 }
 
+/// What one of several threads may do with a key of which only the value that begins with it is ever there.
+fn ask(cache: &ByteCache, rng: &mut Rng, key: &[u8], insert: impl Fn()) {
+    match rng.below(10) {
+        0 => drop(cache.remove(key).unwrap()),
+        1..6 => match cache.get(key).unwrap() {
+            Some(entry) => assert_eq!(&entry[..key.len()], key),
+            None => insert(),
+        },
+        _ => insert(),
+    }
+}
+
 #[test]
 fn threads_stay_within_the_limits_of_every_strategy() {
     for strategy in Strategy::BUILT_IN {
@@ -162,14 +174,8 @@ fn threads_stay_within_the_limits_of_every_strategy() {
                     let mut rng = Rng::new(thread);
                     for version in 0..10_000 {
                         let key = rng.key(200);
-                        match rng.below(10) {
-                            0 => drop(cache.remove(&[key]).unwrap()),
-                            1..6 => match cache.get(&[key]).unwrap() {
-                                Some(entry) => assert_eq!(entry[0], key),
-                                None => cache.insert(&[key], &value(key, version)).unwrap(),
-                            },
-                            _ => cache.insert(&[key], &value(key, version)).unwrap(),
-                        }
+                        let insert = || cache.insert(&[key], &value(key, version)).unwrap();
+                        ask(cache, &mut rng, &[key], insert);
                         if cache.memory_len() > 50 || cache.memory_bytes() > 2_000 {
                             over.store(true, Ordering::Relaxed);
                         }
@@ -375,6 +381,19 @@ fn hits_do_not_come_back_with_an_entry() {
     assert_eq!(came_with.load(Ordering::Relaxed), 0);
 }
 
+#[test]
+fn a_cache_makes_one_order_of_a_users_strategy() {
+    let made = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&made);
+    let strategy = Strategy::custom(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Undecided
+    });
+    let cache = ByteCache::builder().memory_max_entries(100_000).shards(8).strategy(strategy);
+    drop(cache.open().unwrap());
+    assert_eq!(made.load(Ordering::Relaxed), 1);
+}
+
 /// A cache in which each shard has an order of its own, with this limit in entries, and how much has left.
 fn of_shards(strategy: Strategy, entries: u64) -> (ByteCache, Arc<AtomicU32>) {
     let left = Arc::new(AtomicU32::new(0));
@@ -435,14 +454,8 @@ fn orders_of_shards_stay_within_limits_whatever_entries_weigh() {
                             _ => rng.below(8_192),
                         };
                         let options = InsertOptions::default().weight(weight);
-                        match rng.below(10) {
-                            0 => drop(cache.remove(&key).unwrap()),
-                            1..6 => match cache.get(&key).unwrap() {
-                                Some(entry) => assert_eq!(entry[..8], key),
-                                None => cache.insert_with(&key, &key, &options).unwrap(),
-                            },
-                            _ => cache.insert_with(&key, &key, &options).unwrap(),
-                        }
+                        let insert = || cache.insert_with(&key, &key, &options).unwrap();
+                        ask(cache, &mut rng, &key, insert);
                         if thread == 0 && version % 1_000 == 0 {
                             let less = version % 2_000 / 2;
                             let (entries, bytes) = (LIMITS.0 - less, LIMITS.1 - (less << 10));

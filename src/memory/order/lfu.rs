@@ -233,7 +233,7 @@ impl EvictionOrder for Lfu {
         let hash = entries.hash(id);
         self.segments.insert(WINDOW, id, entries.charge(id));
         let all = self.entries();
-        self.share.came_in((id, hash), self.segments.len(WINDOW), all, entries);
+        self.share.came_in(id, hash, self.segments.len(WINDOW), all, entries);
         self.segments.set_mark(id, self.share.time());
         self.sketch.add(hash, 1);
         self.sketch.keep_up(all);

@@ -86,17 +86,12 @@ impl<const N: usize, T: Copy + Default> Queues<N, T> {
         some(self.links[id.index()].newer)
     }
 
-    /// Makes the place of an entry.
-    pub(super) fn make_place(&mut self, id: EntryId) {
+    /// Puts an entry that is in no queue at the newest end of one.
+    pub(super) fn push(&mut self, queue: usize, id: EntryId) {
         while self.links.len() <= id.index() {
             let own = u32::try_from(self.links.len()).unwrap_or(NONE);
             self.links.push(Link { older: own, newer: own, note: T::default() });
         }
-    }
-
-    /// Puts an entry that is in no queue at the newest end of one.
-    pub(super) fn push(&mut self, queue: usize, id: EntryId) {
-        self.make_place(id);
         debug_assert!(self.is_free(id), "Q2: {id:?} is in a queue already");
         let ends = &mut self.ends[queue];
         let older = std::mem::replace(&mut ends.newest, id.0);

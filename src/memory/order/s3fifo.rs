@@ -108,12 +108,11 @@ impl S3Fifo {
     }
 
     fn push(&mut self, id: EntryId, state: State) {
-        self.queues.make_place(id);
+        self.charges[state.queue()] += u128::from(state.counted);
+        self.queues.push(state.queue(), id);
         if let Some(note) = self.queues.note_mut(id) {
             *note = state;
         }
-        self.charges[state.queue()] += u128::from(state.counted);
-        self.queues.push(state.queue(), id);
     }
 
     fn unlink(&mut self, id: EntryId) -> State {

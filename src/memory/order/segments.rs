@@ -71,15 +71,14 @@ impl<const N: usize> Segments<N> {
     /// Puts an entry that is in no queue at the front of one.
     pub(super) fn insert(&mut self, queue: u8, id: EntryId, charge: u64) {
         debug_assert!(self.queue_of(id).is_none(), "N1: {id:?} is in a queue");
-        self.queues.make_place(id);
-        let charge = u32::try_from(charge).unwrap_or(u32::MAX);
-        self.link(queue, id, |node| node.charge = charge);
+        self.link(queue, id, u32::try_from(charge).unwrap_or(u32::MAX));
     }
 
     /// Puts an entry that is in some queue at the front of this one.
     pub(super) fn send(&mut self, queue: u8, id: EntryId) {
-        self.remove(id);
-        self.link(queue, id, |_| ());
+        if let Some(charge) = self.unlink(id) {
+            self.link(queue, id, charge);
+        }
     }
 
     /// Gives an entry another charge, where it is.
@@ -93,18 +92,24 @@ impl<const N: usize> Segments<N> {
 
     /// Takes an entry out of its queue, if it is in one.
     pub(super) fn remove(&mut self, id: EntryId) {
-        let Some(node) = self.queues.note_mut(id) else { return };
-        let Some(queue) = node.queue.take() else { return };
-        self.charges[usize::from(queue)] -= u64::from(node.charge);
-        self.queues.unlink(queue.into(), id);
+        self.unlink(id);
     }
 
-    fn link(&mut self, queue: u8, id: EntryId, change: impl FnOnce(&mut Node)) {
-        let Some(node) = self.queues.note_mut(id) else { return };
-        change(node);
-        node.queue = Some(queue);
-        self.charges[usize::from(queue)] += u64::from(node.charge);
+    /// Likewise; gives its charge.
+    fn unlink(&mut self, id: EntryId) -> Option<u32> {
+        let node = self.queues.note_mut(id)?;
+        let (queue, charge) = (node.queue.take()?, node.charge);
+        self.charges[usize::from(queue)] -= u64::from(charge);
+        self.queues.unlink(queue.into(), id);
+        Some(charge)
+    }
+
+    fn link(&mut self, queue: u8, id: EntryId, charge: u32) {
+        self.charges[usize::from(queue)] += u64::from(charge);
         self.queues.push(queue.into(), id);
+        if let Some(node) = self.queues.note_mut(id) {
+            (node.queue, node.charge) = (Some(queue), charge);
+        }
     }
 }
 

@@ -1,16 +1,12 @@
 //! Orders of shards beside lists in which all is searched for, and under threads.
 
 use super::*;
-use crate::hash::KeyHasher;
+use crate::hash::{KeyHash, KeyHasher};
+use crate::memory::tests::{Rng, record};
 use crate::memory::{Hit, NOT_BELOW, Placement};
-use crate::record::{Draft, NEVER, Record, Seal};
+use crate::record::{NEVER, Record};
 
-fn record(key: &[u8], charge: u64) -> Record {
-    let draft = Draft { value: b"value", charge: Some(charge), ..Draft::EMPTY };
-    draft.finish(key, Seal::Checksummed)
-}
-
-fn newcomer(record: &Record, hash: crate::hash::KeyHash, old: Option<u64>) -> Newcomer<'_> {
+fn newcomer(record: &Record, hash: KeyHash, old: Option<u64>) -> Newcomer<'_> {
     Newcomer::new(record, hash, 1, NEVER, old)
 }
 
@@ -20,18 +16,6 @@ fn memory(shards: usize, limits: Limits, strategy: &Strategy) -> Memory<u64> {
     let memory = Memory::new(shards, limits, strategy, true, KeyHasher::default());
     assert!(memory.has_parts);
     memory
-}
-
-/// Numbers from a seed (`xorshift64`, Marsaglia, 2003).
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
 }
 
 /// SIEVE of one shard: keys in the order in which they came, their charges, and whether they were hit.

@@ -162,7 +162,8 @@ impl Share {
     /// An entry, with the hash of its key, has come in, with so many in the window and in all.
     pub(super) fn came_in(
         &mut self,
-        (id, hash): (EntryId, u64),
+        id: EntryId,
+        hash: u64,
         window: u64,
         all: u64,
         entries: &dyn Entries,
