@@ -32,12 +32,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::hash::KeyHash;
+use crate::memory::order::{AnyOrder, Near};
 use crate::memory::{
     Account, Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId,
 };
-use crate::record::{FILED_MAX, NEVER, Record};
+use crate::record::{FILED_MAX, NEVER, Record, fetch_line_ahead};
 use crate::stats::Limits;
-use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
+use crate::strategy::{Entries, EntryId, Leaving, NewEntry, Victim};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{LaneCounts, thread};
 use crate::time::Timestamp;
@@ -52,7 +53,7 @@ const ROUNDS_TRUSTED: u32 = 1_000;
 #[derive(Debug)]
 pub(super) struct Ordered {
     /// `None` once it has panicked.
-    order: Option<Box<dyn EvictionOrder>>,
+    order: Option<AnyOrder>,
     known: Known,
     /// The numbers that are free.
     free: Vec<u32>,
@@ -139,10 +140,26 @@ impl Entries for Known {
     }
 }
 
+impl Near for Known {
+    #[inline]
+    fn fetch(&self, id: EntryId) {
+        if let Some(record) = self.record(id) {
+            record.fetch_ahead(0);
+        }
+    }
+
+    #[inline]
+    fn fetch_way(&self, id: EntryId) {
+        if let Some(filed) = self.entries.get(id.index()) {
+            fetch_line_ahead(filed);
+        }
+    }
+}
+
 impl Ordered {
     /// `is_lost` is set when the order has panicked.
     pub(super) fn new(
-        order: Box<dyn EvictionOrder>,
+        order: AnyOrder,
         limits: Limits,
         hits: Hits,
         is_lost: Arc<AtomicBool>,
@@ -154,11 +171,9 @@ impl Ordered {
     }
 
     /// Lets the order do something, and gives it up if it panics.
-    fn ask<T>(
-        &mut self,
-        ask: impl FnOnce(&mut dyn EvictionOrder, &mut dyn Entries) -> T,
-    ) -> Option<T> {
-        let order = self.order.as_deref_mut()?;
+    #[inline]
+    fn ask<T>(&mut self, ask: impl FnOnce(&mut AnyOrder, &mut Known) -> T) -> Option<T> {
+        let order = self.order.as_mut()?;
         let known = &mut self.known;
         match catch_unwind(AssertUnwindSafe(|| ask(order, known))) {
             Ok(done) => return Some(done),

@@ -14,6 +14,7 @@
 //! acquires what the store released.
 #![expect(unsafe_code, reason = "the trait of a mutex is unsafe to implement; argued above")]
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use parking_lot::lock_api::{self, GuardSend, RawMutex};
 const SPINS: u32 = 6;
 /// Looks between which others are let run before it sleeps.
 const YIELDS: u32 = 32;
+/// A thread sleeps once after it has waited so many times in a row for the same lock. Four are as good, but are reached
+/// by chance.
+const WAITS: u32 = 64;
 const SLEEP_MIN: Duration = Duration::from_micros(20);
 const SLEEP_MAX: Duration = Duration::from_micros(100);
 
@@ -58,10 +62,18 @@ unsafe impl RawMutex for RawBrief {
     }
 }
 
+thread_local! {
+    /// The address of the lock that the thread waited for last, and how many times in a row.
+    static WAITED: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
+}
+
 impl RawBrief {
     #[cold]
     fn wait(&self) {
         let mut sleep = SLEEP_MIN;
+        if self.is_waited_for_again_and_again() {
+            std::thread::sleep(sleep);
+        }
         for look in 0_u32.. {
             if look < SPINS {
                 (0..1 << look).for_each(|_| std::hint::spin_loop());
@@ -76,11 +88,36 @@ impl RawBrief {
             }
         }
     }
+
+    /// Whether the thread is to sleep once; counts that it waits.
+    fn is_waited_for_again_and_again(&self) -> bool {
+        let own = std::ptr::from_ref(self).addr();
+        WAITED.with(|waited| {
+            let times = match waited.get() {
+                (lock, times) if lock == own => times + 1,
+                _ => 1,
+            };
+            waited.set((own, times % WAITS));
+            times == WAITS
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_sleeps_once_for_a_lock_that_it_waits_for_again_and_again_and_for_no_other_in_between()
+     {
+        let [one, other] = [RawBrief::INIT, RawBrief::INIT];
+        let sleeps = |lock: &RawBrief, times| {
+            (0..times).filter(|_| lock.is_waited_for_again_and_again()).count()
+        };
+        assert_eq!((sleeps(&one, WAITS - 1), sleeps(&other, 1)), (0, 0));
+        assert_eq!((sleeps(&one, WAITS - 1), sleeps(&one, 1)), (0, 1));
+        assert_eq!((sleeps(&one, WAITS - 1), sleeps(&one, 1)), (0, 1));
+    }
 
     #[test]
     fn one_at_a_time_has_it_however_long() {

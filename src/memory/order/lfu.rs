@@ -52,7 +52,8 @@ mod tests;
 use self::share::Share;
 use super::segments::Segments;
 use super::sketch::Sketch;
-use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
+use super::{Near, Order};
+use crate::strategy::{EntryId, Leaving, NewEntry, Victim};
 
 const WINDOW: u8 = 0;
 const BODY: u8 = 1;
@@ -101,10 +102,10 @@ impl Lfu {
     }
 
     /// Decides who leaves; does at once what follows for all others.
-    fn choose(
+    fn choose<E: Near + ?Sized>(
         &mut self,
         newcomer: Option<&NewEntry<'_>>,
-        entries: &mut dyn Entries,
+        entries: &mut E,
     ) -> Option<EntryId> {
         let new = newcomer.filter(|_| self.by_bytes).map_or(1, NewEntry::charge);
         // All who come go into the window. Without those of other threads it would seem to be too small, and
@@ -138,7 +139,7 @@ impl Lfu {
     }
 
     /// The last of the window that was not hit.
-    fn candidate(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
+    fn candidate<E: Near + ?Sized>(&mut self, entries: &mut E) -> Option<EntryId> {
         let mut chances = self.segments.len(WINDOW);
         loop {
             let id = self.segments.back(WINDOW)?;
@@ -154,7 +155,7 @@ impl Lfu {
     }
 
     /// The last of the main part that was not hit.
-    fn resident(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
+    fn resident<E: Near + ?Sized>(&mut self, entries: &mut E) -> Option<EntryId> {
         // Hits go on meanwhile, and must not keep this going for ever.
         let mut chances = 2 * (self.segments.len(BODY) + self.segments.len(EDGE));
         loop {
@@ -181,19 +182,35 @@ impl Lfu {
     }
 
     /// Notes the hits of an entry in the main part, and when the last one was.
-    fn note_main_hit(&mut self, id: EntryId, hits: u32, entries: &dyn Entries) {
+    fn note_main_hit<E: Near + ?Sized>(&mut self, id: EntryId, hits: u32, entries: &E) {
         let stamp = entries.stamp(id).as_nanos();
         let last = self.share.main_hit(hits, self.segments.mark_of(id), stamp);
         self.segments.set_mark(id, last);
     }
 
     /// Takes an entry's hits over into the sketch; gives them.
-    fn count(&mut self, id: EntryId, entries: &mut dyn Entries) -> u32 {
+    fn count<E: Near + ?Sized>(&mut self, id: EntryId, entries: &mut E) -> u32 {
         let hits = entries.take_hits(id);
         if hits > 0 {
             self.sketch.add(entries.hash(id), hits);
         }
         hits
+    }
+
+    /// Has the processor fetch what is looked at when the next one comes in: at 100,000 entries each of that is waited
+    /// for.
+    fn fetch_next<E: Near + ?Sized>(&self, entries: &E) {
+        for queue in [WINDOW, BODY, EDGE] {
+            let Some(oldest) = self.segments.fetch_back(queue, entries) else { continue };
+            let hash = entries.hash(oldest);
+            if queue != BODY {
+                self.sketch.fetch_ahead(hash);
+            }
+            // Most of those who leave are of the window.
+            if queue == WINDOW {
+                self.share.fetch_ahead(hash);
+            }
+        }
     }
 
     /// Whether a candidate that was asked for so often wins against a resident that was so often.
@@ -215,7 +232,7 @@ impl Lfu {
     }
 }
 
-impl EvictionOrder for Lfu {
+impl Order for Lfu {
     fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
         self.by_bytes = max_bytes.is_some();
         self.named = None;
@@ -229,7 +246,7 @@ impl EvictionOrder for Lfu {
         self.sketch.expect(max_entries.filter(|_| max_bytes.is_none()));
     }
 
-    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
+    fn insert<E: Near + ?Sized>(&mut self, id: EntryId, entries: &mut E) {
         let hash = entries.hash(id);
         self.segments.insert(WINDOW, id, entries.charge(id));
         let all = self.entries();
@@ -237,13 +254,14 @@ impl EvictionOrder for Lfu {
         self.segments.set_mark(id, self.share.time());
         self.sketch.add(hash, 1);
         self.sketch.keep_up(all);
+        self.fetch_next(entries);
     }
 
-    fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {
+    fn replace<E: Near + ?Sized>(&mut self, id: EntryId, entries: &mut E) {
         self.segments.recharge(id, entries.charge(id));
     }
 
-    fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries) {
+    fn remove<E: Near + ?Sized>(&mut self, id: EntryId, leaving: Leaving, entries: &mut E) {
         if self.named == Some(id) {
             self.named = None;
         }
@@ -254,10 +272,10 @@ impl EvictionOrder for Lfu {
         self.segments.remove(id);
     }
 
-    fn victim(
+    fn victim<E: Near + ?Sized>(
         &mut self,
         newcomer: Option<&NewEntry<'_>>,
-        entries: &mut dyn Entries,
+        entries: &mut E,
     ) -> Option<Victim> {
         if self.named.is_none() {
             self.named = self.choose(newcomer, entries);

@@ -16,6 +16,7 @@
 //!   leads back.
 //! - **Q2** an entry is in one queue at most; one that is in none is its own neighbour.
 
+use super::Near;
 use crate::strategy::EntryId;
 
 /// No neighbour, and nobody at the end of an empty queue.
@@ -73,6 +74,20 @@ impl<const N: usize, T: Copy + Default> Queues<N, T> {
     /// Who has been in a queue for longest.
     pub(super) fn oldest(&self, queue: usize) -> Option<EntryId> {
         some(self.ends[queue].oldest)
+    }
+
+    /// Likewise, and has the processor fetch that entry, and what leads to the one behind it.
+    pub(super) fn fetch_oldest<E: Near + ?Sized>(
+        &self,
+        queue: usize,
+        entries: &E,
+    ) -> Option<EntryId> {
+        let oldest = self.oldest(queue)?;
+        entries.fetch(oldest);
+        if let Some(next) = self.newer(oldest) {
+            entries.fetch_way(next);
+        }
+        Some(oldest)
     }
 
     /// Who came last into a queue.

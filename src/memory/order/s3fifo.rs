@@ -30,7 +30,8 @@
 
 use crate::memory::order::ghost::{Bounds, Ghost};
 use crate::memory::order::list::Queues;
-use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
+use crate::memory::order::{Near, Order};
+use crate::strategy::{EntryId, Leaving, NewEntry, Victim};
 
 const SMALL: usize = 0;
 const MAIN: usize = 1;
@@ -42,7 +43,7 @@ const FREQUENCY_MAX: u8 = 3;
 
 /// The two queues, and who left.
 #[derive(Debug, Default)]
-pub(super) struct S3Fifo {
+pub(in crate::memory) struct S3Fifo {
     queues: Queues<2, State>,
     ghost: Ghost,
     /// By queue. Without a limit in bytes, sums of weights may be larger than any limit.
@@ -130,7 +131,7 @@ impl S3Fifo {
     }
 
     /// Looks at the oldest of one queue: gives it as the victim, or moves it.
-    fn look(&mut self, queue: usize, entries: &mut dyn Entries) -> Option<EntryId> {
+    fn look<E: Near + ?Sized>(&mut self, queue: usize, entries: &mut E) -> Option<EntryId> {
         let id = self.queues.oldest(queue)?;
         let hits = u8::try_from(entries.take_hits(id)).unwrap_or(u8::MAX);
         let state = self.queues.note_mut(id)?;
@@ -146,7 +147,7 @@ impl S3Fifo {
     }
 
     /// Goes through the one queue or the other until there is a victim.
-    fn choose(&mut self, entries: &mut dyn Entries) -> Option<EntryId> {
+    fn choose<E: Near + ?Sized>(&mut self, entries: &mut E) -> Option<EntryId> {
         let mut queue = if self.main_is_over() { MAIN } else { SMALL };
         // One entry goes to main once and stays there three times; more only if it is hit meanwhile.
         let all = self.queues.len(SMALL) + self.queues.len(MAIN);
@@ -163,23 +164,27 @@ impl S3Fifo {
     }
 }
 
-impl EvictionOrder for S3Fifo {
+impl Order for S3Fifo {
     fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
         (self.max_entries, self.max_bytes) = (max_entries, max_bytes);
         self.was_full = false;
         self.named = None;
     }
 
-    fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
+    fn insert<E: Near + ?Sized>(&mut self, id: EntryId, entries: &mut E) {
         self.named = None;
         let hash = entries.hash(id);
         self.look_for(hash);
         let returns = self.newcomer.take().is_some_and(|(_, returns)| returns);
         let is_main = returns || !self.was_full && self.small_is_full();
         self.push(id, State { counted: entries.charge(id), is_main, frequency: 0 });
+        // For the next one that comes in.
+        for queue in [SMALL, MAIN] {
+            self.queues.fetch_oldest(queue, entries);
+        }
     }
 
-    fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {
+    fn replace<E: Near + ?Sized>(&mut self, id: EntryId, entries: &mut E) {
         (self.named, self.newcomer) = (None, None);
         let Some(state) = self.queues.note_mut(id) else { return };
         let charge = &mut self.charges[state.queue()];
@@ -188,7 +193,7 @@ impl EvictionOrder for S3Fifo {
         *charge += u128::from(state.counted);
     }
 
-    fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries) {
+    fn remove<E: Near + ?Sized>(&mut self, id: EntryId, leaving: Leaving, entries: &mut E) {
         self.named = None;
         let State { counted, is_main, .. } = self.unlink(id);
         if leaving == Leaving::Evicted {
@@ -204,10 +209,10 @@ impl EvictionOrder for S3Fifo {
         }
     }
 
-    fn victim(
+    fn victim<E: Near + ?Sized>(
         &mut self,
         newcomer: Option<&NewEntry<'_>>,
-        entries: &mut dyn Entries,
+        entries: &mut E,
     ) -> Option<Victim> {
         match newcomer {
             // Before who leaves for it takes the oldest's place in the ghost.

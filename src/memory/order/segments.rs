@@ -7,6 +7,7 @@
 //! - **N1** an entry is in the queue that its node names, and in none if that is `None`.
 //! - **N2** a queue's charge is the sum of the charges of those in it.
 
+use super::Near;
 use super::list::Queues;
 use crate::strategy::EntryId;
 
@@ -44,6 +45,11 @@ impl<const N: usize> Segments<N> {
     /// The entry that has been in a queue for the longest time.
     pub(super) fn back(&self, queue: u8) -> Option<EntryId> {
         self.queues.oldest(queue.into())
+    }
+
+    /// Likewise; see [`Queues::fetch_oldest`].
+    pub(super) fn fetch_back<E: Near + ?Sized>(&self, queue: u8, entries: &E) -> Option<EntryId> {
+        self.queues.fetch_oldest(queue.into(), entries)
     }
 
     /// The queue that an entry is in.

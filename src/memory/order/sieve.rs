@@ -18,31 +18,36 @@
 //! - **V2** the hand goes round once at most for one victim, however many hits there are meanwhile.
 
 use crate::memory::order::list::Queues;
-use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Victim};
+use crate::memory::order::{Near, Order};
+use crate::strategy::{EntryId, Leaving, NewEntry, Victim};
 
 /// The only queue.
 const QUEUE: usize = 0;
 
 /// Entries as they came in, and the hand.
 #[derive(Debug, Default)]
-pub(super) struct Sieve {
+pub(in crate::memory) struct Sieve {
     queue: Queues<1>,
     hand: Option<EntryId>,
 }
 
-impl EvictionOrder for Sieve {
-    fn insert(&mut self, id: EntryId, _: &mut dyn Entries) {
+impl Order for Sieve {
+    fn insert<E: Near + ?Sized>(&mut self, id: EntryId, _: &mut E) {
         self.queue.push(QUEUE, id);
     }
 
-    fn remove(&mut self, id: EntryId, _: Leaving, _: &mut dyn Entries) {
+    fn remove<E: Near + ?Sized>(&mut self, id: EntryId, _: Leaving, _: &mut E) {
         if self.hand == Some(id) {
             self.hand = self.queue.newer(id);
         }
         self.queue.unlink(QUEUE, id);
     }
 
-    fn victim(&mut self, _: Option<&NewEntry<'_>>, entries: &mut dyn Entries) -> Option<Victim> {
+    fn victim<E: Near + ?Sized>(
+        &mut self,
+        _: Option<&NewEntry<'_>>,
+        entries: &mut E,
+    ) -> Option<Victim> {
         let oldest = self.queue.oldest(QUEUE)?;
         let mut at = self.hand.unwrap_or(oldest);
         for _ in 0..self.queue.len(QUEUE) {

@@ -23,6 +23,8 @@
 //! - **K2** but for the least sizes, there is as it grows at most one word for each entry that is there or is
 //!   expected, and of those that are there four; once it was aged, four for each that is there.
 
+use crate::record::fetch_line_ahead;
+
 /// Words of a block.
 const BLOCK_WORDS: usize = 8;
 /// A sketch has no fewer blocks, which is 2 KiB: in less, for a hundred entries, the keys that come by
@@ -89,6 +91,13 @@ impl Sketch {
             let word = &mut block[word % BLOCK_WORDS];
             let now = *word >> shift & 15;
             *word += (now.max(count) - now) << shift;
+        }
+    }
+
+    /// Has the processor fetch a key's counters.
+    pub(super) fn fetch_ahead(&self, hash: u64) {
+        if let Some(first) = self.words.get(self.block(hash) * BLOCK_WORDS) {
+            fetch_line_ahead(first);
         }
     }
 

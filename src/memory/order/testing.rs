@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 
 use proptest::prelude::*;
 
+use super::Order;
 use crate::strategy::{Entries, EntryId, EvictionOrder, HITS_MAX, Leaving, NewEntry, Victim};
 use crate::time::Timestamp;
 
@@ -33,6 +34,35 @@ pub(super) enum Choice {
     Newcomer,
     Nobody,
 }
+
+/// Has an order be one for entries that are known at run time only, too.
+macro_rules! is_also_for_any {
+    ($($order:ty),*) => {$(
+        impl EvictionOrder for $order {
+            fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
+                Order::set_limits(self, max_entries, max_bytes);
+            }
+            fn insert(&mut self, id: EntryId, entries: &mut dyn Entries) {
+                Order::insert(self, id, entries);
+            }
+            fn replace(&mut self, id: EntryId, entries: &mut dyn Entries) {
+                Order::replace(self, id, entries);
+            }
+            fn remove(&mut self, id: EntryId, leaving: Leaving, entries: &mut dyn Entries) {
+                Order::remove(self, id, leaving, entries);
+            }
+            fn victim(
+                &mut self,
+                newcomer: Option<&NewEntry<'_>>,
+                entries: &mut dyn Entries,
+            ) -> Option<Victim> {
+                Order::victim(self, newcomer, entries)
+            }
+        }
+    )*};
+}
+
+is_also_for_any!(super::lfu::Lfu, super::s3fifo::S3Fifo, super::sieve::Sieve);
 
 /// An order that can check itself.
 pub(super) trait Subject: EvictionOrder + Default {

@@ -6,6 +6,7 @@
 //! bits tell a key; that one is taken for another now and then is nothing to a statistic.
 
 use super::super::sketch::scale;
+use crate::record::fetch_line_ahead;
 
 /// Places in a set.
 const WAYS: usize = 4;
@@ -57,6 +58,13 @@ impl Ghosts {
             self.places[set..set + WAYS].iter_mut().find(|ghost| ghost.tag & !WAS_MAIN == tag)?;
         let Ghost { tag, born } = std::mem::take(place);
         Some((born, tag & WAS_MAIN != 0))
+    }
+
+    /// Has the processor fetch where a key is noted.
+    pub(super) fn fetch_ahead(&self, hash: u64) {
+        if let Some(first) = self.places.get(self.set(hash).0) {
+            fetch_line_ahead(first);
+        }
     }
 
     /// Where the set begins, and the tag.

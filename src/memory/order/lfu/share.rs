@@ -160,13 +160,13 @@ impl Share {
     }
 
     /// An entry, with the hash of its key, has come in, with so many in the window and in all.
-    pub(super) fn came_in(
+    pub(super) fn came_in<E: Entries + ?Sized>(
         &mut self,
         id: EntryId,
         hash: u64,
         window: u64,
         all: u64,
-        entries: &dyn Entries,
+        entries: &E,
     ) {
         self.time = self.time.wrapping_add(1);
         self.whole.plain.came_in(entries.stamp(id).as_nanos());
@@ -191,6 +191,11 @@ impl Share {
         if self.whole.insertions >= all * WHOLE_PER_ENTRY {
             self.look_at_whole(window, all, entries.hits_so_far());
         }
+    }
+
+    /// Has the processor fetch where it is noted that a key was evicted.
+    pub(super) fn fetch_ahead(&self, hash: u64) {
+        self.ghosts.fetch_ahead(hash);
     }
 
     fn look(&mut self) {

@@ -9,7 +9,7 @@ use proptest::strategy::Strategy;
 
 use self::slow::Slow;
 use super::*;
-use crate::strategy::HITS_MAX;
+use crate::strategy::{Entries, EvictionOrder, HITS_MAX};
 use crate::time::Timestamp;
 
 /// The entries of a cache of one thread.

@@ -7,6 +7,7 @@ use crate::memory::order::testing::{
     Choice, Driver, Key, Known, New, Reference, Step, Subject, check, check_adversaries, histories,
 };
 use crate::memory::order::traces::check_traces;
+use crate::strategy::Entries;
 
 /// The oldest first: keys, frequencies and charges.
 type Queue = Vec<(Key, u32, u64)>;

@@ -7,6 +7,7 @@ use crate::memory::order::testing::{
     Choice, Driver, Key, Known, Reference, Subject, check, check_adversaries, histories,
 };
 use crate::memory::order::traces::check_traces;
+use crate::strategy::Entries;
 
 /// The oldest first, and whether each was hit.
 #[derive(Debug, Default)]
@@ -101,6 +102,8 @@ fn a_scan_does_not_push_out_what_is_hit() {
 
 /// Entries that are hit each time the order looks, as by other threads.
 struct Busy;
+
+impl Near for Busy {}
 
 impl Entries for Busy {
     fn hits(&self, _: EntryId) -> u32 {
