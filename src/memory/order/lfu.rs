@@ -278,6 +278,10 @@ impl Order for Lfu {
         entries: &mut E,
     ) -> Option<Victim> {
         if self.named.is_none() {
+            if let Some(newcomer) = newcomer {
+                self.sketch.fetch_ahead(newcomer.hash());
+                self.share.fetch_ahead(newcomer.hash());
+            }
             self.named = self.choose(newcomer, entries);
         }
         self.named.map(Victim::Entry)
