@@ -5,6 +5,8 @@
 //! time is the oldest. So eight bytes an entry remember most of as many keys as there are entries. Thirty
 //! bits tell a key; that one is taken for another now and then is nothing to a statistic.
 
+use std::hint::select_unpredictable;
+
 use super::super::sketch::scale;
 use crate::record::fetch_line_ahead;
 
@@ -40,39 +42,49 @@ impl Ghosts {
             self.places = vec![Ghost::default(); wanted - wanted % WAYS];
         }
         let (set, tag) = self.set(hash);
-        let age =
-            |ghost: &Ghost| if ghost.tag == 0 { u32::MAX } else { now.wrapping_sub(ghost.born) };
-        if let Some(place) = self.places[set..set + WAYS].iter_mut().max_by_key(|ghost| age(ghost))
-        {
-            *place = Ghost { tag: if was_main { tag | WAS_MAIN } else { tag }, born };
-        }
+        let Some(places) = self.places.as_chunks_mut().0.get_mut(set) else { return };
+        *oldest(places, now) = Ghost { tag: if was_main { tag | WAS_MAIN } else { tag }, born };
     }
 
     /// What was noted of this key: the time, and whether it was in the main part; forgets it.
     pub(super) fn take(&mut self, hash: u64) -> Option<(u32, bool)> {
-        if self.places.is_empty() {
-            return None;
-        }
         let (set, tag) = self.set(hash);
-        let place =
-            self.places[set..set + WAYS].iter_mut().find(|ghost| ghost.tag & !WAS_MAIN == tag)?;
+        let places: &mut [Ghost; WAYS] = self.places.as_chunks_mut().0.get_mut(set)?;
+        // Which place it is cannot be predicted, so all are looked at.
+        let are: [_; WAYS] = places.each_ref().map(|ghost| ghost.tag & !WAS_MAIN == tag);
+        let bits = (0..WAYS).fold(0_usize, |bits, way| bits | usize::from(are[way]) << way);
+        let place = places.get_mut(bits.trailing_zeros() as usize)?;
         let Ghost { tag, born } = std::mem::take(place);
         Some((born, tag & WAS_MAIN != 0))
     }
 
     /// Has the processor fetch where a key is noted.
     pub(super) fn fetch_ahead(&self, hash: u64) {
-        if let Some(first) = self.places.get(self.set(hash).0) {
-            fetch_line_ahead(first);
+        if let Some(places) = self.places.as_chunks::<WAYS>().0.get(self.set(hash).0) {
+            fetch_line_ahead(places);
         }
     }
 
-    /// Where the set begins, and the tag.
+    /// The number of the set, and the tag.
     fn set(&self, hash: u64) -> (usize, u32) {
         let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let tag = u32::try_from(mixed & u64::from(u32::MAX)).unwrap_or(0) & !WAS_MAIN | IS_TAKEN;
-        (scale(mixed, self.places.len() / WAYS) * WAYS, tag)
+        (scale(mixed, self.places.len() / WAYS), tag)
     }
+}
+
+/// The place of a set that is free, or whose time is the oldest; of several the last.
+fn oldest(places: &mut [Ghost; WAYS], now: u32) -> &mut Ghost {
+    let age = |ghost: &Ghost| if ghost.tag == 0 { u32::MAX } else { now.wrapping_sub(ghost.born) };
+    let (mut at, mut most) = (0, 0);
+    for (way, ghost) in places.iter().enumerate() {
+        let age = age(ghost);
+        let is_older = age >= most;
+        // Which one it is cannot be predicted.
+        at = select_unpredictable(is_older, way, at);
+        most = select_unpredictable(is_older, age, most);
+    }
+    &mut places[at]
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@
 //! has passed between the last two looks. One that is before what is known of the entry does not count, and
 //! others that users make up cost hits, no more.
 
+use std::hint::select_unpredictable;
+
 use super::share::{HIT, PARTS};
 
 /// Ticks for a nanosecond are counted in so many bits after the point.
@@ -87,7 +89,7 @@ impl Plain {
             return;
         }
         let beyond = (passed - self.reach) * PARTS / passed;
-        let longer = (1..hits).fold(PARTS, |parts, _| parts * beyond / PARTS);
+        let longer = power(beyond, hits.saturating_sub(1));
         self.losses += u64::from(hits) * HIT * longer / PARTS;
         let within = passed - passed * (longer * beyond / PARTS) / PARTS;
         self.within = self.within.saturating_add(within);
@@ -116,6 +118,15 @@ impl Plain {
         self.rate = u64::try_from(rate).unwrap_or(u64::MAX);
         self.begin_anew(time);
     }
+}
+
+/// A part to the power of at most seven, without branches, since how often entries are hit cannot be predicted.
+fn power(part: u64, exponent: u32) -> u64 {
+    let square = part * part / PARTS;
+    let factors = [part, square, square * square / PARTS];
+    (0..3).zip(factors).fold(PARTS, |product, (bit, factor)| {
+        product * select_unpredictable(exponent >> bit & 1 == 1, factor, PARTS) / PARTS
+    })
 }
 
 #[cfg(test)]
