@@ -303,8 +303,9 @@ impl Lru {
             self.spare = run.items;
         }
         while self.front.len() > 2 * RUN_ITEMS && self.split_front(table) {}
-        // By stamp alone, which the processor need not guess; a batch aside, few are of one stamp.
-        self.front.sort_unstable_by_key(|item| Reverse(item.start));
+        // By stamp alone, which the processor need not guess; a batch aside, few are of one stamp. Those that came
+        // in here are in order, in front of what was filed anew: a sort by merging makes use of it.
+        self.front.sort_by_key(|item| Reverse(item.start));
         let is_tied = |pair: &[Item]| matches!(pair, [a, b] if a.start == b.start);
         if self.front.windows(2).any(is_tied) {
             for tied in self.front.chunk_by_mut(|a, b| a.start == b.start) {
