@@ -143,6 +143,17 @@ mod tests {
     }
 
     #[test]
+    fn a_power_is_the_product_of_as_many_parts() {
+        for part in (0..=PARTS).step_by(997).chain([PARTS]) {
+            for exponent in 0..=7 {
+                let product = (0..exponent).fold(PARTS, |product, _| product * part / PARTS);
+                let rounded = power(part, exponent).abs_diff(product);
+                assert!(rounded <= 8, "{part}^{exponent}: off by {rounded} of {PARTS}");
+            }
+        }
+    }
+
+    #[test]
     fn the_reach_is_as_many_keys_as_there_are_entries() {
         let mut plain = Plain::default();
         // In 1000 ticks, 600 of which are second chances in a window of 50, ...
