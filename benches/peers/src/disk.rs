@@ -370,7 +370,6 @@ impl Material {
             figures.push((workload, line(workload, P::NAME, operations, seconds)));
         };
         let count = self.keys.len() / P::WRITES_LESS;
-        let mut value = vec![0; VALUE_BYTES];
         let store = P::open(folder.path(), self.memory_bytes);
         let mut calls = 0.0;
         let filled = seconds(1, |_| {
@@ -449,38 +448,25 @@ impl Material {
         });
         figures.push(("delete", line("delete, until that is durable", P::NAME, deleted, took)));
         store.close();
-        figures.push((
-            "calls",
-            Line {
-                workload: "nanoseconds that 99 of 100 writes at random stay below".to_owned(),
+        let per_thousand =
+            |blocks: u64| 1_000.0 * blocks as f64 / (count * (VALUE_BYTES + 16)) as f64;
+        let mut tell = |workload: &'static str, hit_ratio: Option<f64>, overhead: f64| {
+            let line = Line {
+                workload: workload.to_owned(),
                 peer: P::NAME,
                 speeds: Vec::new(),
-                hit_ratio: None,
-                overhead: Some(slow),
-            },
-        ));
-        figures.push((
-            "space after",
-            Line {
-                workload: "blocks occupied per 1,000 bytes after writes at random".to_owned(),
-                peer: P::NAME,
-                speeds: Vec::new(),
-                hit_ratio: None,
-                overhead: Some(1_000.0 * after as f64 / (count * (VALUE_BYTES + 16)) as f64),
-            },
-        ));
-        fill(&mut value, 0);
-        figures.push((
-            "space",
-            Line {
-                workload: "blocks occupied per 1,000 bytes after a fill; entries there, %"
-                    .to_owned(),
-                peer: P::NAME,
-                speeds: Vec::new(),
-                hit_ratio: Some(100.0 * there as f64 / count as f64),
-                overhead: Some(1_000.0 * bytes as f64 / (count * (VALUE_BYTES + 16)) as f64),
-            },
-        ));
+                hit_ratio,
+                overhead: Some(overhead),
+            };
+            figures.push((workload, line));
+        };
+        tell("nanoseconds that 99 of 100 writes at random stay below", None, slow);
+        tell("blocks occupied per 1,000 bytes after writes at random", None, per_thousand(after));
+        tell(
+            "blocks occupied per 1,000 bytes after a fill; entries there, %",
+            Some(100.0 * there as f64 / count as f64),
+            per_thousand(bytes),
+        );
         figures
     }
 }
