@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod child;
+mod clock;
 mod damage;
 mod device;
 mod disk_order;

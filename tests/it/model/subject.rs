@@ -2,34 +2,17 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::ThreadId;
 use std::time::Duration;
 
 use larder::{
-    ByteCache, ByteEntry, Clock, Error, InsertOptions, ManualClock, Timestamp, WhenFull,
-    WritePolicy,
+    ByteCache, ByteEntry, Error, InsertOptions, ManualClock, Timestamp, WhenFull, WritePolicy,
 };
+
+use crate::clock::OwnClock;
 
 use super::{
     Answer, Event, Item, KEY_BYTES_MAX, Key, METADATA, Op, Options, START, Seen, TAGS, weigh,
 };
-
-/// A clock that shows its time to the test's thread only: so the background sweep finds nothing,
-/// and what has expired is there until an operation meets it.
-struct TestClock {
-    time: ManualClock,
-    test: ThreadId,
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        if std::thread::current().id() == self.test {
-            self.time.now()
-        } else {
-            Timestamp::from_nanos(0)
-        }
-    }
-}
 
 /// The cache under test.
 pub(super) struct Subject {
@@ -218,7 +201,7 @@ fn open(
     let mut builder = ByteCache::builder()
         .shards(options.shards)
         .max_key_bytes(KEY_BYTES_MAX)
-        .clock(TestClock { time: time.clone(), test: std::thread::current().id() })
+        .clock(OwnClock::of(time))
         .eviction_listener(move |key, entry, cause| {
             let (value, tier) = (entry.to_owned(), entry.tier());
             let event = Event { key, value, tier, cause };
