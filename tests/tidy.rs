@@ -38,7 +38,14 @@ const DOORS: &[(&str, &[&str])] = &[
     ("twox_hash", &["src/store/disk/blocks.rs"]),
     (
         "std::sync::atomic",
-        &["src/sync/", "src/record/", "src/stats.rs", "src/store/disk/", "src/memory/spots.rs"],
+        &[
+            "src/sync/",
+            "src/record/",
+            "src/stats.rs",
+            "src/store/disk/",
+            "src/memory/spots.rs",
+            "src/memory/ahead.rs",
+        ],
     ),
     ("std::thread", &["src/sync/", "src/config.rs"]),
     ("tracing", &["src/trace.rs"]),

@@ -117,7 +117,7 @@ impl Core {
     ) -> Result<()> {
         self.check_key(key)?;
         let hash = self.memory.hash(key);
-        self.memory.fetch_ahead(hash);
+        self.memory.fetch_ahead_for_insert(hash);
         let moment = self.moment(options.timestamp);
         let write = Write { hash, moment, expect: Expect::Anything, counted: true };
         self.draft(key, value, options, weight, moment)

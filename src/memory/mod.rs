@@ -41,6 +41,8 @@
 //! Every hit would take its lock. Why not a queue per shard, evicted in turn: that is not the order
 //! that was promised.
 
+mod account;
+mod ahead;
 mod all;
 mod idle;
 mod order;
@@ -54,16 +56,19 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::hash::{KeyHash, KeyHasher};
-use crate::record::{CHARGES_MAX, Record};
+use crate::record::Record;
 use crate::stats::Limits;
 use crate::strategy::Strategy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{BriefGuard, BriefMutex, CachePadded, LaneCounts};
 
+use account::Account;
+use ahead::Ahead;
 use ordered::{ENTRIES_MAX, Hits, Ordered};
 use parts::Part;
 use spots::Spots;
 
+pub(crate) use account::Newcomer;
 pub(crate) use all::AllLocked;
 pub(crate) use parts::have_orders;
 pub(crate) use shard::{Hit, Placement, Shard};
@@ -83,6 +88,8 @@ pub(crate) struct Memory<S> {
     bounds: Box<[AtomicU64]>,
     /// Where the shards' tables are.
     spots: Spots,
+    /// What can be fetched for who brings an entry in: for each shard, or for all; nothing with exact LRU.
+    ahead: Box<[Ahead]>,
     /// Changes after a bound has become lower, which is rare: so who sees it unchanged need not look at the
     /// bounds again.
     lowered: AtomicU64,
@@ -115,76 +122,6 @@ pub(crate) struct Guarded<S> {
     was_full: bool,
     /// The shard's order, if it has another than exact LRU.
     part: Option<Box<Part>>,
-}
-
-/// What the tier holds and may hold (M2).
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    entries: u64,
-    bytes: u64,
-    limits: Limits,
-    /// The most entries that there are numbers for.
-    numbers: u64,
-    /// Unless the shards keep theirs.
-    ordered: Option<Ordered>,
-}
-
-impl Account {
-    /// The sums with what a new entry counts in the place of what an old one does, if there is one; `None` if
-    /// there is not as much as the old one counts.
-    #[inline]
-    fn with(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
-        let entries = (self.entries + 1).checked_sub(u64::from(old.is_some()))?;
-        let bytes = self.bytes.checked_sub(old.unwrap_or(0))?.checked_add(new)?;
-        Some((entries, bytes))
-    }
-
-    /// Likewise; `None` also if that would exceed a limit.
-    #[inline]
-    fn exchanged(&self, old: Option<u64>, new: u64) -> Option<(u64, u64)> {
-        self.with(old, new).filter(|(entries, bytes)| !self.are_too_many(*entries, *bytes))
-    }
-
-    /// Whether so much may not be in.
-    #[inline]
-    fn are_too_many(&self, entries: u64, bytes: u64) -> bool {
-        entries > self.numbers || bytes > CHARGES_MAX || self.limits.exceeded(entries, bytes)
-    }
-
-    /// Exchanges the one for the other; `false`, and no change, if that would exceed a limit.
-    #[inline]
-    fn exchange(&mut self, old: Option<u64>, new: u64) -> bool {
-        let Some(sums) = self.exchanged(old, new) else { return false };
-        (self.entries, self.bytes) = sums;
-        true
-    }
-
-    /// Whether a newcomer fits; without one, whether all are within the limits.
-    fn has_room(&self, newcomer: Option<&Newcomer<'_>>) -> bool {
-        match newcomer {
-            // More than there is: the old entry has left meanwhile, and who asks is to look again.
-            Some(newcomer) if newcomer.old.is_some_and(|old| old > self.bytes) => true,
-            Some(newcomer) => self.exchanged(newcomer.old, newcomer.charge).is_some(),
-            None => !self.is_over(),
-        }
-    }
-
-    /// Whether there is more than may be.
-    fn is_over(&self) -> bool {
-        self.are_too_many(self.entries, self.bytes)
-    }
-
-    fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-        if let Some(ordered) = &mut self.ordered {
-            ordered.set_limits(limits);
-        }
-    }
-
-    fn release(&mut self, charge: u64) {
-        self.entries -= 1;
-        self.bytes -= charge;
-    }
 }
 
 /// One shard, locked; publishes its bound when it is let go (M1).
@@ -403,43 +340,6 @@ impl<S> Locked<'_, S> {
     }
 }
 
-/// An entry for which there was no room.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Newcomer<'k> {
-    record: &'k Record,
-    charge: u64,
-    hash: KeyHash,
-    stamp: u64,
-    /// When it leaves memory, or [`crate::record::NEVER`].
-    deadline: u64,
-    /// The charge of the entry that it replaces.
-    old: Option<u64>,
-}
-
-impl<'k> Newcomer<'k> {
-    /// `old`: the charge of the entry that it replaces.
-    #[inline]
-    pub(crate) fn new(
-        record: &'k Record,
-        hash: KeyHash,
-        stamp: u64,
-        deadline: u64,
-        old: Option<u64>,
-    ) -> Self {
-        Self { record, charge: record.charge(), hash, stamp, deadline, old }
-    }
-
-    fn key(&self) -> &'k [u8] {
-        self.record.key()
-    }
-
-    /// Whether it takes the place of this very entry: when that leaves, it is not there to be replaced, and
-    /// who asks is to look again.
-    fn replaces(&self, record: &Record) -> bool {
-        self.old.is_some() && record.key() == self.key()
-    }
-}
-
 /// How often [`Locked::reserve_by_evicting`] looks for the oldest entry.
 const EVICT_ATTEMPTS: usize = 8;
 
@@ -502,7 +402,12 @@ impl<S: Default> Memory<S> {
         let shards: Box<[_]> =
             (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
+        let of_part =
+            |shard: &CachePadded<BriefMutex<Guarded<S>>>| shard.lock().part.as_ref()?.ahead();
+        let of_tier = ordered.as_ref().and_then(|ordered| ordered.ahead(None));
+        let ahead = of_tier.into_iter().chain(shards.iter().filter_map(of_part)).collect();
         Self {
+            ahead,
             limits: [limits.entries, limits.bytes].map(as_number),
             bounds: shards.iter().map(|_| AtomicU64::new(EMPTY)).collect(),
             lowered: AtomicU64::new(0),
@@ -545,6 +450,15 @@ impl<S> Memory<S> {
     #[inline]
     pub(crate) fn fetch_ahead(&self, hash: KeyHash) {
         self.spots.fetch_ahead(self.index(hash), hash.check());
+    }
+
+    /// Likewise for who is about to bring an entry in.
+    #[inline]
+    pub(crate) fn fetch_ahead_for_insert(&self, hash: KeyHash) {
+        self.fetch_ahead(hash);
+        if let Some(ahead) = self.ahead.get(if self.has_parts { self.index(hash) } else { 0 }) {
+            ahead.fetch(&self.spots, |hash| self.index(hash));
+        }
     }
 
     /// Locks the shard of a key.

@@ -32,11 +32,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::hash::KeyHash;
+use crate::memory::ahead::{Ahead, Foresight};
 use crate::memory::order::{AnyOrder, Near};
 use crate::memory::{
     Account, Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId,
 };
-use crate::record::{FILED_MAX, NEVER, Record, fetch_line_ahead};
+use crate::record::{FILED_MAX, NEVER, Record};
 use crate::stats::Limits;
 use crate::strategy::{Entries, EntryId, Leaving, NewEntry, Victim};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -71,6 +72,7 @@ struct Known {
     /// What has a place and is about to come in: entries, and the sum of their charges (O1).
     coming: (u64, u64),
     hits: Hits,
+    foresight: Foresight,
 }
 
 /// How often the entries of an order were hit.
@@ -142,17 +144,30 @@ impl Entries for Known {
 
 impl Near for Known {
     #[inline]
-    fn fetch(&self, id: EntryId) {
-        if let Some(record) = self.record(id) {
-            record.fetch_ahead(0);
+    fn foresee(&mut self, id: EntryId) {
+        let Some(place) = self.entries.get(id.index()) else { return };
+        self.foresight.note(place);
+        if let Some(filed) = place {
+            self.foresight.note_address(filed.record.address());
+            self.foresight.note_leaving(filed.hash);
         }
     }
 
     #[inline]
-    fn fetch_way(&self, id: EntryId) {
-        if let Some(filed) = self.entries.get(id.index()) {
-            fetch_line_ahead(filed);
+    fn has_time(&self) -> bool {
+        self.foresight.is_alone()
+    }
+
+    #[inline]
+    fn foresee_behind(&mut self, id: EntryId) {
+        if let Some(place) = self.entries.get(id.index()) {
+            self.foresight.note(place);
         }
+    }
+
+    #[inline]
+    fn foresee_own<T>(&mut self, of: &T) {
+        self.foresight.note(of);
     }
 }
 
@@ -164,10 +179,18 @@ impl Ordered {
         hits: Hits,
         is_lost: Arc<AtomicBool>,
     ) -> Self {
-        let known = Known { entries: Vec::new(), coming: (0, 0), hits };
+        let known =
+            Known { entries: Vec::new(), coming: (0, 0), hits, foresight: Foresight::default() };
         let mut new = Self { order: Some(order), known, free: Vec::new(), next: 0, is_lost };
         new.set_limits(limits);
         new
+    }
+
+    /// What can be fetched for who brings an entry in, if the order foresees anything; with what is `beside` it.
+    pub(super) fn ahead(&self, beside: Option<(usize, usize)>) -> Option<Ahead> {
+        let own = self.order.as_ref()?.place()?;
+        let places: Vec<_> = beside.into_iter().chain([own]).collect();
+        Some(self.known.foresight.ahead(&places))
     }
 
     /// Lets the order do something, and gives it up if it panics.
@@ -214,6 +237,7 @@ impl Ordered {
             self.known.entries.push(filed);
             u32::try_from(self.known.entries.len() - 1).unwrap_or(u32::MAX)
         };
+        self.known.foresight.begin();
         self.ask(|order, entries| order.insert(EntryId(number), entries));
         shard.set_filed(id, number);
     }

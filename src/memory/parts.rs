@@ -24,6 +24,7 @@
 //! - with a limit in bytes as well: a shard with one large entry would have more than the others, and lose all
 //!   that it has to them; tried, with one in a thousand entries of 4 MiB hardly any of those was kept.
 
+use crate::memory::ahead::{Ahead, place_of};
 use crate::memory::ordered::Ordered;
 use crate::memory::{Evicted, Guarded, Locked, Memory, Newcomer, Removed, Room, Shard, SlotId};
 use crate::stats::Limits;
@@ -65,6 +66,11 @@ pub(super) struct Part {
 impl Part {
     pub(super) fn new(ordered: Ordered) -> Self {
         Self { ordered, mean: 0, full_at: None }
+    }
+
+    /// What can be fetched for who brings an entry in.
+    pub(super) fn ahead(&self) -> Option<Ahead> {
+        self.ordered.ahead(Some(place_of(self)))
     }
 
     /// Whether its shard has about as many entries as the others.

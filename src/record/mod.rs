@@ -388,6 +388,12 @@ impl Record {
         fetch_ahead(self.ptr.as_ptr().wrapping_add(offset));
     }
 
+    /// Where it begins, for who has that fetched.
+    #[inline]
+    pub(crate) fn address(&self) -> usize {
+        self.ptr.as_ptr().addr()
+    }
+
     /// Whether this is the record of `key`. Short keys are compared in line, as two words that may
     /// overlap.
     #[inline]

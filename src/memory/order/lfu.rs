@@ -53,6 +53,7 @@ use self::share::Share;
 use super::segments::Segments;
 use super::sketch::Sketch;
 use super::{Near, Order};
+use crate::record::fetch_line_ahead;
 use crate::strategy::{EntryId, Leaving, NewEntry, Victim};
 
 const WINDOW: u8 = 0;
@@ -197,18 +198,19 @@ impl Lfu {
         hits
     }
 
-    /// Has the processor fetch what is looked at when the next one comes in: at 100,000 entries each of that is waited
-    /// for.
-    fn fetch_next<E: Near + ?Sized>(&self, entries: &E) {
-        for queue in [WINDOW, BODY, EDGE] {
-            let Some(oldest) = self.segments.fetch_back(queue, entries) else { continue };
-            let hash = entries.hash(oldest);
-            if queue != BODY {
-                self.sketch.fetch_ahead(hash);
+    /// Tells what is looked at when the next one comes in; the body is seldom.
+    fn foresee<E: Near + ?Sized>(&self, entries: &mut E) {
+        let queues: &[u8] =
+            if entries.has_time() { &[WINDOW, BODY, EDGE] } else { &[WINDOW, EDGE] };
+        for &queue in queues {
+            let Some(back) = self.segments.foresee_back(queue, entries) else { continue };
+            let hash = entries.hash(back);
+            if let Some(counters) = self.sketch.counters(hash).filter(|_| queue != BODY) {
+                entries.foresee_own(counters);
             }
             // Most of those who leave are of the window.
-            if queue == WINDOW {
-                self.share.fetch_ahead(hash);
+            if let Some(ghosts) = self.share.ghosts(hash).filter(|_| queue == WINDOW) {
+                entries.foresee_own(ghosts);
             }
         }
     }
@@ -254,7 +256,7 @@ impl Order for Lfu {
         self.segments.set_mark(id, self.share.time());
         self.sketch.add(hash, 1);
         self.sketch.keep_up(all);
-        self.fetch_next(entries);
+        self.foresee(entries);
     }
 
     fn replace<E: Near + ?Sized>(&mut self, id: EntryId, entries: &mut E) {
@@ -279,8 +281,8 @@ impl Order for Lfu {
     ) -> Option<Victim> {
         if self.named.is_none() {
             if let Some(newcomer) = newcomer {
-                self.sketch.fetch_ahead(newcomer.hash());
-                self.share.fetch_ahead(newcomer.hash());
+                self.sketch.counters(newcomer.hash()).inspect(|line| fetch_line_ahead(*line));
+                self.share.ghosts(newcomer.hash()).inspect(|line| fetch_line_ahead(*line));
             }
             self.named = self.choose(newcomer, entries);
         }

@@ -76,18 +76,15 @@ impl<const N: usize, T: Copy + Default> Queues<N, T> {
         some(self.ends[queue].oldest)
     }
 
-    /// Likewise, and has the processor fetch that entry, and what leads to the one behind it.
-    pub(super) fn fetch_oldest<E: Near + ?Sized>(
-        &self,
-        queue: usize,
-        entries: &E,
-    ) -> Option<EntryId> {
-        let oldest = self.oldest(queue)?;
-        entries.fetch(oldest);
-        if let Some(next) = self.newer(oldest) {
-            entries.fetch_way(next);
+    /// Tells that this entry, which is in a queue, will be looked at.
+    pub(super) fn foresee<E: Near + ?Sized>(&self, id: EntryId, entries: &mut E) {
+        entries.foresee(id);
+        entries.foresee_own(&self.links[id.index()]);
+        if entries.has_time()
+            && let Some(newer) = self.newer(id)
+        {
+            entries.foresee_behind(newer);
         }
-        Some(oldest)
     }
 
     /// Who came last into a queue.

@@ -22,20 +22,32 @@ mod traces;
 mod ttl;
 
 use crate::hash::KeyHasher;
+use crate::memory::ahead::place_of;
 use crate::strategy::{Entries, EntryId, EvictionOrder, Leaving, NewEntry, Strategy, Victim};
 
 pub(super) use lru::Lru;
 
-/// Entries of which the processor can be told that they will be asked about.
+/// Entries that an order can tell what it will look at for the next one that comes in, so that the processor has
+/// fetched it by then.
 pub(super) trait Near: Entries {
-    /// Has it fetch what is asked of an entry.
-    fn fetch(&self, id: EntryId) {
+    /// It will look at this entry, which may have to leave.
+    fn foresee(&mut self, id: EntryId) {
         _ = id;
     }
 
-    /// Has it fetch what leads to an entry, for a [`Self::fetch`] later on.
-    fn fetch_way(&self, id: EntryId) {
+    /// Whether there is time for what it may look at besides.
+    fn has_time(&self) -> bool {
+        false
+    }
+
+    /// Then it will ask who this is, to foresee it in turn.
+    fn foresee_behind(&mut self, id: EntryId) {
         _ = id;
+    }
+
+    /// It will look at this, which is its own.
+    fn foresee_own<T>(&mut self, of: &T) {
+        _ = of;
     }
 }
 
@@ -103,6 +115,17 @@ macro_rules! ask {
 }
 
 impl AnyOrder {
+    /// Where it is, if it foresees anything, and keeps its place; one that is part of something else has the place of
+    /// that.
+    pub(super) fn place(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Lfu(order) => Some(place_of(&**order)),
+            Self::S3Fifo(order) => Some(place_of(&**order)),
+            Self::Sieve(_) => Some((0, 0)),
+            Self::Other(_) => None,
+        }
+    }
+
     pub(super) fn set_limits(&mut self, max_entries: Option<u64>, max_bytes: Option<u64>) {
         ask!(self, set_limits(max_entries, max_bytes));
     }

@@ -178,9 +178,10 @@ impl Order for S3Fifo {
         let returns = self.newcomer.take().is_some_and(|(_, returns)| returns);
         let is_main = returns || !self.was_full && self.small_is_full();
         self.push(id, State { counted: entries.charge(id), is_main, frequency: 0 });
-        // For the next one that comes in.
         for queue in [SMALL, MAIN] {
-            self.queues.fetch_oldest(queue, entries);
+            if let Some(oldest) = self.queues.oldest(queue) {
+                self.queues.foresee(oldest, entries);
+            }
         }
     }
 

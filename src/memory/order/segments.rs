@@ -47,9 +47,15 @@ impl<const N: usize> Segments<N> {
         self.queues.oldest(queue.into())
     }
 
-    /// Likewise; see [`Queues::fetch_oldest`].
-    pub(super) fn fetch_back<E: Near + ?Sized>(&self, queue: u8, entries: &E) -> Option<EntryId> {
-        self.queues.fetch_oldest(queue.into(), entries)
+    /// Likewise, and tells that it will be looked at.
+    pub(super) fn foresee_back<E: Near + ?Sized>(
+        &self,
+        queue: u8,
+        entries: &mut E,
+    ) -> Option<EntryId> {
+        let back = self.back(queue)?;
+        self.queues.foresee(back, entries);
+        Some(back)
     }
 
     /// The queue that an entry is in.

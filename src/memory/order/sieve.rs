@@ -32,8 +32,11 @@ pub(in crate::memory) struct Sieve {
 }
 
 impl Order for Sieve {
-    fn insert<E: Near + ?Sized>(&mut self, id: EntryId, _: &mut E) {
+    fn insert<E: Near + ?Sized>(&mut self, id: EntryId, entries: &mut E) {
         self.queue.push(QUEUE, id);
+        if let Some(at) = self.hand.or_else(|| self.queue.oldest(QUEUE)) {
+            self.queue.foresee(at, entries);
+        }
     }
 
     fn remove<E: Near + ?Sized>(&mut self, id: EntryId, _: Leaving, _: &mut E) {

@@ -23,8 +23,6 @@
 //! - **K2** but for the least sizes, there is as it grows at most one word for each entry that is there or is
 //!   expected, and of those that are there four; once it was aged, four for each that is there.
 
-use crate::record::fetch_line_ahead;
-
 /// Words of a block.
 const BLOCK_WORDS: usize = 8;
 /// A sketch has no fewer blocks, which is 2 KiB: in less, for a hundred entries, the keys that come by
@@ -94,11 +92,9 @@ impl Sketch {
         }
     }
 
-    /// Has the processor fetch a key's counters.
-    pub(super) fn fetch_ahead(&self, hash: u64) {
-        if let Some(first) = self.words.get(self.block(hash) * BLOCK_WORDS) {
-            fetch_line_ahead(first);
-        }
+    /// Where a key's counters are.
+    pub(super) fn counters(&self, hash: u64) -> Option<&u64> {
+        self.words.get(self.block(hash) * BLOCK_WORDS)
     }
 
     /// The block of a key.

@@ -8,7 +8,6 @@
 use std::hint::select_unpredictable;
 
 use super::super::sketch::scale;
-use crate::record::fetch_line_ahead;
 
 /// Places in a set.
 const WAYS: usize = 4;
@@ -58,11 +57,9 @@ impl Ghosts {
         Some((born, tag & WAS_MAIN != 0))
     }
 
-    /// Has the processor fetch where a key is noted.
-    pub(super) fn fetch_ahead(&self, hash: u64) {
-        if let Some(places) = self.places.as_chunks::<WAYS>().0.get(self.set(hash).0) {
-            fetch_line_ahead(places);
-        }
+    /// Where a key is noted.
+    pub(super) fn of(&self, hash: u64) -> Option<&impl Sized> {
+        self.places.as_chunks::<WAYS>().0.get(self.set(hash).0)
     }
 
     /// The number of the set, and the tag.

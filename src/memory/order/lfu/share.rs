@@ -193,9 +193,9 @@ impl Share {
         }
     }
 
-    /// Has the processor fetch where it is noted that a key was evicted.
-    pub(super) fn fetch_ahead(&self, hash: u64) {
-        self.ghosts.fetch_ahead(hash);
+    /// Where it is noted that a key was evicted.
+    pub(super) fn ghosts(&self, hash: u64) -> Option<&impl Sized> {
+        self.ghosts.of(hash)
     }
 
     fn look(&mut self) {
