@@ -6,6 +6,7 @@
 
 mod count;
 mod disk;
+mod limits;
 mod memory;
 mod report;
 mod workload;

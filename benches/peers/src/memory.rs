@@ -12,6 +12,7 @@ use larder::{ByteCache, Strategy};
 use parking_lot::Mutex;
 
 use crate::count::bytes_of;
+use crate::limits::{Queues, StampAndLock, StampOnly};
 use crate::report::{Line, Report};
 use crate::workload::{Scale, Skew, fill, keys, order, seconds};
 
@@ -19,12 +20,16 @@ use crate::workload::{Scale, Skew, fill, keys, order, seconds};
 type Value = Arc<[u8]>;
 
 /// A cache in memory, with its own defaults.
-trait Peer: Sync + Send + Sized + 'static {
+pub trait Peer: Sync + Send + Sized + 'static {
     const NAME: &'static str;
-    /// Whether it can be used from several threads.
-    const IS_SHARED: bool = true;
 
     fn with_capacity(entries: usize) -> Self;
+
+    /// Whether it is of interest where so many threads ask this.
+    fn takes_part(ask: Ask, threads: usize) -> bool {
+        _ = (ask, threads);
+        true
+    }
 
     /// What `get` gives: it keeps the value, whatever becomes of the entry.
     fn get(&self, key: &str) -> Option<u8>;
@@ -43,7 +48,7 @@ trait Peer: Sync + Send + Sized + 'static {
     fn settle(&self) {}
 }
 
-fn copy(value: Option<&[u8]>, buffer: &mut Vec<u8>) -> bool {
+pub fn copy(value: Option<&[u8]>, buffer: &mut Vec<u8>) -> bool {
     buffer.clear();
     value.map(|value| buffer.extend_from_slice(value)).is_some()
 }
@@ -74,6 +79,11 @@ struct View(ByteCache);
 impl Peer for View {
     const NAME: &'static str = "larder, view";
 
+    /// A closure is another way to get, and nothing else.
+    fn takes_part(ask: Ask, _threads: usize) -> bool {
+        ask == Ask::Get
+    }
+
     fn with_capacity(entries: usize) -> Self {
         Self(ByteCache::with_capacity(entries))
     }
@@ -98,6 +108,11 @@ macro_rules! of_strategy {
 
         impl Peer for $name {
             const NAME: &'static str = $title;
+
+            /// It matters where there is a choice.
+            fn takes_part(ask: Ask, _threads: usize) -> bool {
+                ask == Ask::GetOrInsert
+            }
 
             fn with_capacity(entries: usize) -> Self {
                 let builder = ByteCache::builder().memory_max_entries(entries as u64);
@@ -227,7 +242,10 @@ struct Unprotected(HashMap<String, Value, foldhash::fast::RandomState>);
 
 impl Peer for Unprotected {
     const NAME: &'static str = "HashMap (the limit)";
-    const IS_SHARED: bool = false;
+
+    fn takes_part(ask: Ask, threads: usize) -> bool {
+        matches!(ask, Ask::Get | Ask::GetInto) && threads == 1
+    }
 
     fn with_capacity(entries: usize) -> Self {
         Self(HashMap::with_capacity_and_hasher(entries, foldhash::fast::RandomState::default()))
@@ -252,7 +270,7 @@ impl Peer for Unprotected {
 
 /// What is asked of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
+pub enum Ask {
     Get,
     GetInto,
     /// Inserts what is not there.
@@ -345,8 +363,7 @@ impl Material {
     /// A peer that holds what it has room for, and how it is run.
     fn contest<P: Peer>(&self) -> Option<Contest<'_>> {
         let Workload { threads, keys, capacity, value_bytes, ask, .. } = self.workload;
-        let only_reads = matches!(ask, Ask::Get | Ask::GetInto);
-        if !(P::IS_SHARED || only_reads && threads == 1) {
+        if !P::takes_part(ask, threads) {
             return None;
         }
         let mut peer = P::with_capacity(capacity);
@@ -387,6 +404,13 @@ macro_rules! of_all {
     };
 }
 
+/// Likewise of what keeps an order and nothing else.
+macro_rules! of_limits {
+    ($function:ident) => {
+        [$function!(StampOnly), $function!(StampAndLock), $function!(Queues)]
+    };
+}
+
 fn measure(workload: Workload, rounds: usize) -> Vec<Line> {
     let material = Material::new(workload);
     macro_rules! contest {
@@ -394,13 +418,8 @@ fn measure(workload: Workload, rounds: usize) -> Vec<Line> {
             material.contest::<$peer>()
         };
     }
-    let mut contests: Vec<_> = of_all!(contest).into_iter().flatten().collect();
-    // A closure is another way to get, and nothing else; a strategy matters where there is a choice.
-    contests.retain(|contest| match contest.name {
-        View::NAME => material.workload.ask == Ask::Get,
-        Lfu::NAME | S3Fifo::NAME => material.workload.ask == Ask::GetOrInsert,
-        _ => true,
-    });
+    let limits = of_limits!(contest);
+    let mut contests: Vec<_> = of_all!(contest).into_iter().chain(limits).flatten().collect();
     for round in 0..=rounds {
         for contest in &mut contests {
             let (seconds, hits, gets) = (contest.run)();
