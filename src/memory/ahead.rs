@@ -24,7 +24,7 @@ use crate::sync::lane;
 
 /// Bytes of a line.
 const LINE: usize = 64;
-/// The most lines that are noted.
+/// The most lines that are noted; `Lfu` has so many.
 const LINES: usize = 9;
 /// So many entries in a row are brought in by one thread if it is alone; where two take turns by chance, one time in
 /// 65,536.
