@@ -7,7 +7,7 @@ use crate::stats::Limits;
 
 /// What the tier holds and may hold (M2).
 #[derive(Debug, Default)]
-pub(crate) struct Account {
+pub(super) struct Account {
     pub(super) entries: u64,
     pub(super) bytes: u64,
     pub(super) limits: Limits,

@@ -10,21 +10,18 @@
 //! Where one thread alone brings entries in, they are fetched as soon as they are known: then the next one is
 //! brought in by the same core, and they have more time.
 //!
-//! # Invariants
-//!
-//! - **H2** as with [`Spots`], nothing is read at these addresses. One that is stale has a line fetched for nothing.
+//! As with [`Spots`] (H1), nothing is read at these addresses: one that is stale has a line fetched for nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::hash::KeyHash;
 use crate::memory::spots::Spots;
-use crate::record::fetch_address_ahead;
+use crate::record::{LINE, fetch_address_ahead};
 use crate::sync::lane;
 
-/// Bytes of a line.
-const LINE: usize = 64;
-/// The most lines that are noted; `Lfu` has so many.
+/// The most lines that are noted. `Lfu` tells so many: place, record, link and counters of one entry of the window and
+/// one of the edge, and the ghosts of the first.
 const LINES: usize = 9;
 /// So many entries in a row are brought in by one thread if it is alone; where two take turns by chance, one time in
 /// 65,536.
@@ -32,15 +29,15 @@ const ALONE: u32 = 16;
 /// The most entries that are noted as those that may leave.
 const LEAVING: usize = 2;
 
-/// What is noted for the next entry, on two lines.
+/// What is noted for the next entry, on two lines; 0 where that is less.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Notes {
     lines: [AtomicUsize; LINES],
     /// The hashes of who may leave, for the slots of the table.
     leaving: [AtomicU64; LEAVING],
-    /// Whether nothing is noted, as one thread alone brings entries in.
-    is_alone: AtomicBool,
+    /// Whether nothing is noted: one thread alone brings entries in, or there is no order any more.
+    is_silent: AtomicBool,
 }
 
 /// Notes what is looked at for the next entry.
@@ -50,21 +47,39 @@ pub(super) struct Foresight {
     lines: usize,
     leaving: usize,
     /// The lane of the thread that brought an entry in last, and how often in a row that was so; [`ALONE`] is enough.
+    /// Threads that share one pass for one thread, which costs no more than time.
     lane: usize,
     in_a_row: u32,
+    /// Whether it never notes anything again.
+    has_ended: bool,
 }
 
 impl Foresight {
     /// Begins anew, with an entry that this thread brings in.
     #[inline]
     pub(super) fn begin(&mut self) {
+        self.begin_in(lane());
+    }
+
+    #[inline]
+    fn begin_in(&mut self, lane: usize) {
+        if self.has_ended {
+            return;
+        }
         (self.lines, self.leaving) = (0, 0);
-        let (lane, was_alone) = (lane(), self.is_alone());
+        let was_alone = self.is_alone();
         self.in_a_row = if lane == self.lane { ALONE.min(self.in_a_row + 1) } else { 0 };
         self.lane = lane;
         if self.is_alone() != was_alone {
-            self.notes.is_alone.store(self.is_alone(), Ordering::Relaxed);
+            self.notes.is_silent.store(self.is_alone(), Ordering::Relaxed);
         }
+    }
+
+    /// Has nothing fetched any more: there is no order that would look at it.
+    #[cold]
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+        self.notes.is_silent.store(true, Ordering::Relaxed);
     }
 
     /// Whether one thread alone brings entries in.
@@ -125,17 +140,16 @@ impl Ahead {
     /// Has the processor fetch everything that is noted; `index` gives the shard of a hash.
     #[inline]
     pub(super) fn fetch(&self, spots: &Spots, index: impl Fn(KeyHash) -> usize) {
-        if self.notes.is_alone.load(Ordering::Relaxed) {
+        if self.notes.is_silent.load(Ordering::Relaxed) {
             return;
         }
         for line in &self.own {
             fetch_address_ahead(*line);
         }
-        for line in &self.notes.lines {
-            fetch_address_ahead(line.load(Ordering::Relaxed));
-        }
-        for hash in &self.notes.leaving {
-            let hash = KeyHash(hash.load(Ordering::Relaxed));
+        let lines = self.notes.lines.iter().map(|line| line.load(Ordering::Relaxed));
+        lines.take_while(|line| *line != 0).for_each(fetch_address_ahead);
+        let leaving = self.notes.leaving.iter().map(|hash| hash.load(Ordering::Relaxed));
+        for hash in leaving.take_while(|hash| *hash != 0).map(KeyHash) {
             spots.fetch_ahead(index(hash), hash.check());
         }
     }
@@ -145,46 +159,48 @@ impl Ahead {
 mod tests {
     use super::*;
 
+    /// All that is noted.
+    fn noted(ahead: &Ahead) -> (Vec<usize>, Vec<u64>) {
+        let Notes { lines, leaving, .. } = &*ahead.notes;
+        let lines = lines.iter().map(|line| line.load(Ordering::Relaxed));
+        (lines.collect(), leaving.iter().map(|hash| hash.load(Ordering::Relaxed)).collect())
+    }
+
     #[test]
-    fn what_is_noted_last_is_what_is_fetched_and_nothing_beyond() {
+    fn what_is_noted_last_is_there_and_nothing_beyond() {
         let mut foresight = Foresight::default();
         let ahead = foresight.ahead(&[(70, 129), (256, 257)]);
         assert_eq!(*ahead.own, [64, 128, 256]);
         for round in 1..3 {
-            foresight.begin();
+            foresight.begin_in(1);
             for n in 0..=LINES {
                 foresight.note_address(1_000 * round + n);
             }
             for n in 0..3 {
-                foresight.note_leaving(KeyHash(n));
+                foresight.note_leaving(KeyHash(10 * round as u64 + n));
             }
         }
-        let lines = ahead.notes.lines.each_ref().map(|line| line.load(Ordering::Relaxed));
-        assert!(lines.iter().zip(2_000..).all(|(line, n)| *line == n), "{lines:?}");
-        assert_eq!(ahead.notes.leaving[1].load(Ordering::Relaxed), 1);
+        assert_eq!(noted(&ahead), ((2_000..2_000 + LINES).collect(), vec![20, 21]));
     }
 
     #[test]
-    fn nothing_is_noted_while_one_thread_alone_brings_entries_in() {
+    fn nothing_is_noted_while_one_thread_alone_brings_entries_in_or_there_is_no_order() {
         let mut foresight = Foresight::default();
-        let is_alone = |ahead: &Ahead| ahead.notes.is_alone.load(Ordering::Relaxed);
+        let is_silent = |ahead: &Ahead| ahead.notes.is_silent.load(Ordering::Relaxed);
         let ahead = foresight.ahead(&[]);
         for _ in 0..=ALONE {
-            assert!(!is_alone(&ahead) && !foresight.is_alone());
-            foresight.begin();
-            if foresight.in_a_row == ALONE {
-                break;
-            }
+            assert!(!is_silent(&ahead) && !foresight.is_alone());
+            foresight.begin_in(1);
         }
-        assert!(is_alone(&ahead));
+        assert!(is_silent(&ahead));
         foresight.note_address(5);
         foresight.note_leaving(KeyHash(5));
-        assert_eq!(ahead.notes.lines[0].load(Ordering::Relaxed), 0);
-        assert_eq!(ahead.notes.leaving[0].load(Ordering::Relaxed), 0);
-        let mut begin = || std::thread::scope(|scope| scope.spawn(|| foresight.begin()).join());
-        begin().unwrap();
+        assert_eq!(noted(&ahead), (vec![0; LINES], vec![0; LEAVING]));
+        foresight.begin_in(2);
         foresight.note_address(5);
-        assert!(!is_alone(&ahead) && !foresight.is_alone());
-        assert_eq!(ahead.notes.lines[0].load(Ordering::Relaxed), 5);
+        assert!(!is_silent(&ahead) && noted(&ahead).0[0] == 5);
+        foresight.end();
+        foresight.begin_in(1);
+        assert!(is_silent(&ahead));
     }
 }

@@ -405,7 +405,9 @@ impl<S: Default> Memory<S> {
         let of_part =
             |shard: &CachePadded<BriefMutex<Guarded<S>>>| shard.lock().part.as_ref()?.ahead();
         let of_tier = ordered.as_ref().and_then(|ordered| ordered.ahead(None));
-        let ahead = of_tier.into_iter().chain(shards.iter().filter_map(of_part)).collect();
+        let ahead: Box<[_]> =
+            of_tier.into_iter().chain(shards.iter().filter_map(of_part)).collect();
+        debug_assert!(ahead.len() <= 1 || ahead.len() == shards.len(), "one for each shard");
         Self {
             ahead,
             limits: [limits.entries, limits.bytes].map(as_number),

@@ -186,7 +186,8 @@ impl Ordered {
         new
     }
 
-    /// What can be fetched for who brings an entry in, if the order foresees anything; with what is `beside` it.
+    /// What can be fetched for who brings an entry in, if the order foresees anything. What is `beside` it keeps its
+    /// place as well; the account does not yet.
     pub(super) fn ahead(&self, beside: Option<(usize, usize)>) -> Option<Ahead> {
         let own = self.order.as_ref()?.place()?;
         let places: Vec<_> = beside.into_iter().chain([own]).collect();
@@ -203,6 +204,7 @@ impl Ordered {
             // What it drops may panic again, and what that panics with, too.
             Err(panic) => _ = ManuallyDrop::new(panic),
         }
+        self.known.foresight.end();
         let broken = self.order.take();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(broken))) {
             _ = ManuallyDrop::new(panic);

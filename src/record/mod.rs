@@ -120,7 +120,7 @@ const PLAIN: usize = value_at(NO_ROW);
 const _: () = assert!(PLAIN == SCHEMA_AT);
 
 /// What a processor fetches at once, in bytes.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// For [`Record::fetch_ahead`].
 pub(crate) const VALUE_LINE: usize = LINE;

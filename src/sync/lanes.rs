@@ -7,7 +7,7 @@
 //! [`LaneCounts`] is a count that many raise under locks of their own, and that is seldom read.
 
 use std::cell::Cell;
-// Which lane a thread has outlives a run of a model, and nothing is decided by it.
+// Which lane a thread has outlives a run of a model, and nothing but what is fetched ahead is decided by it.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

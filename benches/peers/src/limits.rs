@@ -2,8 +2,9 @@
 //! nothing.
 //!
 //! Whoever keeps exact LRU over all threads gives each hit and each insert a stamp that says what came before, and
-//! evicts the oldest entry there is. Here is that and nothing else: no look-up, no comparison of keys, no handles.
-//! What larder and its peers do besides is what they are away from this.
+//! evicts the oldest entry there is. Here is that and nothing else: no look-up, no comparison of keys, no handles, and
+//! fewer entries, as keys share some. What larder and its peers do besides is what they are away from this. The locks
+//! are parking_lot's, which exchange a word to be let go as well; larder's store one.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -100,7 +101,7 @@ impl StampAndLock {
 }
 
 impl Peer for StampAndLock {
-    const NAME: &'static str = "and a lock (the limit)";
+    const NAME: &'static str = "stamp, lock (the limit)";
 
     fn with_capacity(entries: usize) -> Self {
         let locks = (0..SHARDS).map(|_| CachePadded::default()).collect();
@@ -157,7 +158,9 @@ impl Queues {
         let bounds = self.bounds.iter().map(|bound| bound.load(Ordering::Acquire)).enumerate();
         let (least, _) = bounds.min_by_key(|(_, bound)| *bound)?;
         if least == own.0 {
-            return own.1.pop_front().map(|(_, value)| value);
+            let oldest = own.1.pop_front();
+            self.publish(own.0, own.1);
+            return oldest.map(|(_, value)| value);
         }
         let mut other = self.shards[least].try_lock()?;
         let oldest = other.pop_front();
@@ -194,10 +197,10 @@ impl Peer for Queues {
 
     fn insert(&self, key: &str, value: &[u8]) {
         let value: Box<[u8]> = value.into();
-        let stamp = self.stamp.fetch_add(1, Ordering::Relaxed);
         let index = (self.hasher.hash_one(key) >> 48) as usize % SHARDS;
         loop {
             let mut own = self.shards[index].lock();
+            let stamp = self.stamp.fetch_add(1, Ordering::Relaxed);
             let mut entries = self.account.lock();
             let left = if *entries < self.capacity {
                 *entries += 1;

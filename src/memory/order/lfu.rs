@@ -205,11 +205,15 @@ impl Lfu {
         for &queue in queues {
             let Some(back) = self.segments.foresee_back(queue, entries) else { continue };
             let hash = entries.hash(back);
-            if let Some(counters) = self.sketch.counters(hash).filter(|_| queue != BODY) {
+            if queue != BODY
+                && let Some(counters) = self.sketch.counters(hash)
+            {
                 entries.foresee_own(counters);
             }
             // Most of those who leave are of the window.
-            if let Some(ghosts) = self.share.ghosts(hash).filter(|_| queue == WINDOW) {
+            if queue == WINDOW
+                && let Some(ghosts) = self.share.ghosts(hash)
+            {
                 entries.foresee_own(ghosts);
             }
         }
@@ -281,8 +285,12 @@ impl Order for Lfu {
     ) -> Option<Victim> {
         if self.named.is_none() {
             if let Some(newcomer) = newcomer {
-                self.sketch.counters(newcomer.hash()).inspect(|line| fetch_line_ahead(*line));
-                self.share.ghosts(newcomer.hash()).inspect(|line| fetch_line_ahead(*line));
+                if let Some(counters) = self.sketch.counters(newcomer.hash()) {
+                    fetch_line_ahead(counters);
+                }
+                if let Some(ghosts) = self.share.ghosts(newcomer.hash()) {
+                    fetch_line_ahead(ghosts);
+                }
             }
             self.named = self.choose(newcomer, entries);
         }

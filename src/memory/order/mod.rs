@@ -35,12 +35,12 @@ pub(super) trait Near: Entries {
         _ = id;
     }
 
-    /// Whether there is time for what it may look at besides.
+    /// Whether what is behind the next victims is worth telling, too.
     fn has_time(&self) -> bool {
         false
     }
 
-    /// Then it will ask who this is, to foresee it in turn.
+    /// It will look up this entry's number, to foresee it the next time.
     fn foresee_behind(&mut self, id: EntryId) {
         _ = id;
     }
@@ -80,7 +80,7 @@ pub(super) trait Order {
 pub(super) enum AnyOrder {
     Lfu(Box<lfu::Lfu>),
     S3Fifo(Box<s3fifo::S3Fifo>),
-    Sieve(sieve::Sieve),
+    Sieve(Box<sieve::Sieve>),
     Other(Box<dyn EvictionOrder>),
 }
 
@@ -93,7 +93,7 @@ pub(super) fn make(strategy: &Strategy) -> Option<AnyOrder> {
             return Some(AnyOrder::Lfu(Box::new(lfu)));
         }
         Strategy::S3Fifo => return Some(AnyOrder::S3Fifo(Box::default())),
-        Strategy::Sieve => return Some(AnyOrder::Sieve(sieve::Sieve::default())),
+        Strategy::Sieve => return Some(AnyOrder::Sieve(Box::default())),
         Strategy::Fifo => Box::new(fifo::Fifo::default()),
         Strategy::Ttl => Box::new(ttl::Ttl::default()),
         Strategy::Size => Box::new(size::Size::default()),
@@ -108,20 +108,19 @@ macro_rules! ask {
         match $any {
             AnyOrder::Lfu(order) => Order::$what(&mut **order, $($of),*),
             AnyOrder::S3Fifo(order) => Order::$what(&mut **order, $($of),*),
-            AnyOrder::Sieve(order) => Order::$what(order, $($of),*),
+            AnyOrder::Sieve(order) => Order::$what(&mut **order, $($of),*),
             AnyOrder::Other(order) => order.$what($($of),*),
         }
     };
 }
 
 impl AnyOrder {
-    /// Where it is, if it foresees anything, and keeps its place; one that is part of something else has the place of
-    /// that.
+    /// Where it is, and stays, if it foresees anything.
     pub(super) fn place(&self) -> Option<(usize, usize)> {
         match self {
             Self::Lfu(order) => Some(place_of(&**order)),
             Self::S3Fifo(order) => Some(place_of(&**order)),
-            Self::Sieve(_) => Some((0, 0)),
+            Self::Sieve(order) => Some(place_of(&**order)),
             Self::Other(_) => None,
         }
     }
@@ -157,6 +156,7 @@ impl AnyOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timestamp;
 
     #[test]
     fn every_strategy_has_its_order() {
@@ -174,5 +174,72 @@ mod tests {
         }
         assert!(make(&Strategy::custom(sieve::Sieve::default)).is_some());
         assert!(make(&Strategy::Lru).is_none());
+    }
+
+    /// Entries that nobody hits, and what was foreseen of them.
+    #[derive(Default)]
+    struct Watched(Vec<EntryId>);
+
+    impl Near for Watched {
+        fn foresee(&mut self, id: EntryId) {
+            self.0.push(id);
+        }
+    }
+
+    impl Entries for Watched {
+        fn hits(&self, _: EntryId) -> u32 {
+            0
+        }
+
+        fn take_hits(&mut self, _: EntryId) -> u32 {
+            0
+        }
+
+        fn stamp(&self, id: EntryId) -> Timestamp {
+            Timestamp::from_nanos(id.0.into())
+        }
+
+        fn deadline(&self, _: EntryId) -> Option<Timestamp> {
+            None
+        }
+
+        fn charge(&self, _: EntryId) -> u64 {
+            1
+        }
+
+        fn key(&self, _: EntryId) -> &[u8] {
+            b"key"
+        }
+
+        fn hash(&self, id: EntryId) -> u64 {
+            u64::from(id.0) << 32
+        }
+
+        fn hits_so_far(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn most_who_leave_were_foreseen_when_the_last_entry_came_in() {
+        for strategy in [Strategy::Lfu, Strategy::S3Fifo, Strategy::Sieve] {
+            let (mut order, mut entries) = (make(&strategy).unwrap(), Watched::default());
+            assert!(order.place().is_some(), "{strategy:?}");
+            order.set_limits(Some(100), None);
+            for number in 0..100 {
+                order.insert(EntryId(number), &mut entries);
+            }
+            let mut foreseen = 0;
+            for _ in 0..1_000 {
+                let Some(Victim::Entry(id)) = order.victim(None, &mut entries) else { panic!() };
+                foreseen += u32::from(entries.0.contains(&id));
+                order.remove(id, Leaving::Evicted, &mut entries);
+                entries.0.clear();
+                order.insert(id, &mut entries);
+            }
+            // At first, and now and then, `Lfu` moves others before.
+            assert!(foreseen > 900, "{strategy:?}: {foreseen} of 1,000");
+        }
+        assert!(make(&Strategy::Fifo).unwrap().place().is_none());
     }
 }
