@@ -50,8 +50,6 @@ pub(super) struct Foresight {
     /// Threads that share one pass for one thread, which costs no more than time.
     lane: usize,
     in_a_row: u32,
-    /// Whether it never notes anything again.
-    has_ended: bool,
 }
 
 impl Foresight {
@@ -63,9 +61,6 @@ impl Foresight {
 
     #[inline]
     fn begin_in(&mut self, lane: usize) {
-        if self.has_ended {
-            return;
-        }
         (self.lines, self.leaving) = (0, 0);
         let was_alone = self.is_alone();
         self.in_a_row = if lane == self.lane { ALONE.min(self.in_a_row + 1) } else { 0 };
@@ -77,8 +72,7 @@ impl Foresight {
 
     /// Has nothing fetched any more: there is no order that would look at it.
     #[cold]
-    pub(super) fn end(&mut self) {
-        self.has_ended = true;
+    pub(super) fn end(&self) {
         self.notes.is_silent.store(true, Ordering::Relaxed);
     }
 
@@ -200,7 +194,6 @@ mod tests {
         foresight.note_address(5);
         assert!(!is_silent(&ahead) && noted(&ahead).0[0] == 5);
         foresight.end();
-        foresight.begin_in(1);
         assert!(is_silent(&ahead));
     }
 }

@@ -399,14 +399,14 @@ impl<S: Default> Memory<S> {
                 .map(Part::new)
                 .map(Box::new),
         };
-        let shards: Box<[_]> =
-            (0..shards).map(|index| CachePadded::new(BriefMutex::new(guarded(index)))).collect();
+        let guarded: Vec<_> = (0..shards).map(guarded).collect();
         let as_number = |limit: Option<u64>| AtomicU64::new(limit.unwrap_or(NONE));
-        let of_part =
-            |shard: &CachePadded<BriefMutex<Guarded<S>>>| shard.lock().part.as_ref()?.ahead();
+        let of_part = |guarded: &Guarded<S>| guarded.part.as_ref()?.ahead();
         let of_tier = ordered.as_ref().and_then(|ordered| ordered.ahead(None));
         let ahead: Box<[_]> =
-            of_tier.into_iter().chain(shards.iter().filter_map(of_part)).collect();
+            of_tier.into_iter().chain(guarded.iter().filter_map(of_part)).collect();
+        let lock = |guarded| CachePadded::new(BriefMutex::new(guarded));
+        let shards: Box<[_]> = guarded.into_iter().map(lock).collect();
         debug_assert!(ahead.len() <= 1 || ahead.len() == shards.len(), "one for each shard");
         Self {
             ahead,

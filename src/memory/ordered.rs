@@ -239,8 +239,10 @@ impl Ordered {
             self.known.entries.push(filed);
             u32::try_from(self.known.entries.len() - 1).unwrap_or(u32::MAX)
         };
-        self.known.foresight.begin();
-        self.ask(|order, entries| order.insert(EntryId(number), entries));
+        self.ask(|order, entries| {
+            entries.foresight.begin();
+            order.insert(EntryId(number), entries);
+        });
         shard.set_filed(id, number);
     }
 

@@ -12,12 +12,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 use foldhash::fast::RandomState;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::memory::{Ask, Peer, copy};
 
 /// As many as larder has on two cores.
 const SHARDS: usize = 8;
+
+fn shard(hash: u64) -> usize {
+    (hash >> 48) as usize % SHARDS
+}
 
 /// An entry, as far as it matters here.
 struct Entry {
@@ -25,42 +29,41 @@ struct Entry {
     value: Box<[u8]>,
 }
 
-/// A stamp for each hit, and the entry that has it written to it.
-struct Stamped {
+/// Hits that take a stamp, which is written to the entry; if `LOCKED`, also the lock of a shard, and count themselves
+/// there.
+pub struct Stamped<const LOCKED: bool> {
     hasher: RandomState,
     stamp: CachePadded<AtomicU64>,
+    shards: Vec<CachePadded<Mutex<u64>>>,
     entries: Vec<Entry>,
 }
 
-impl Stamped {
+impl<const LOCKED: bool> Stamped<LOCKED> {
+    /// Shows the entry that a key has, whichever that is.
+    fn hit<T>(&self, key: &str, show: impl FnOnce(&[u8]) -> T) -> T {
+        let stamp = self.stamp.fetch_add(1, Ordering::Relaxed);
+        let hash = self.hasher.hash_one(key);
+        let mut count = LOCKED.then(|| self.shards[shard(hash)].lock());
+        if let Some(count) = &mut count {
+            **count += 1;
+        }
+        let entry = &self.entries[hash as usize % self.entries.len()];
+        entry.stamp.store(stamp, Ordering::Relaxed);
+        show(&entry.value)
+    }
+}
+
+impl<const LOCKED: bool> Peer for Stamped<LOCKED> {
+    const NAME: &'static str =
+        if LOCKED { "stamp, lock (the limit)" } else { "a stamp (the limit)" };
+
     fn with_capacity(entries: usize) -> Self {
         Self {
             hasher: RandomState::default(),
             stamp: CachePadded::default(),
+            shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
             entries: Vec::with_capacity(entries),
         }
-    }
-
-    /// The entry that a key has, whichever that is; stamped.
-    fn hit(&self, hash: u64, stamp: u64) -> &[u8] {
-        let entry = &self.entries[hash as usize % self.entries.len()];
-        entry.stamp.store(stamp, Ordering::Relaxed);
-        &entry.value
-    }
-
-    fn next_stamp(&self) -> u64 {
-        self.stamp.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-/// Hits that take a stamp and nothing else.
-pub struct StampOnly(Stamped);
-
-impl Peer for StampOnly {
-    const NAME: &'static str = "a stamp (the limit)";
-
-    fn with_capacity(entries: usize) -> Self {
-        Self(Stamped::with_capacity(entries))
     }
 
     fn takes_part(ask: Ask, threads: usize) -> bool {
@@ -68,13 +71,11 @@ impl Peer for StampOnly {
     }
 
     fn get(&self, key: &str) -> Option<u8> {
-        let stamp = self.0.next_stamp();
-        Some(self.0.hit(self.0.hasher.hash_one(key), stamp)[0])
+        Some(self.hit(key, |value| value[0]))
     }
 
     fn get_into(&self, key: &str, buffer: &mut Vec<u8>) -> bool {
-        let stamp = self.0.next_stamp();
-        copy(Some(self.0.hit(self.0.hasher.hash_one(key), stamp)), buffer)
+        self.hit(key, |value| copy(Some(value), buffer))
     }
 
     fn insert(&self, _key: &str, _value: &[u8]) {
@@ -82,54 +83,7 @@ impl Peer for StampOnly {
     }
 
     fn fill(&mut self, _key: &str, value: &[u8]) {
-        self.0.entries.push(Entry { stamp: AtomicU64::new(0), value: value.into() });
-    }
-}
-
-/// Hits that take a stamp and the lock of a shard, and count themselves there.
-pub struct StampAndLock {
-    stamped: Stamped,
-    locks: Vec<CachePadded<Mutex<u64>>>,
-}
-
-impl StampAndLock {
-    fn locked(&self, hash: u64) -> MutexGuard<'_, u64> {
-        let mut count = self.locks[(hash >> 48) as usize % SHARDS].lock();
-        *count += 1;
-        count
-    }
-}
-
-impl Peer for StampAndLock {
-    const NAME: &'static str = "stamp, lock (the limit)";
-
-    fn with_capacity(entries: usize) -> Self {
-        let locks = (0..SHARDS).map(|_| CachePadded::default()).collect();
-        Self { stamped: Stamped::with_capacity(entries), locks }
-    }
-
-    fn takes_part(ask: Ask, threads: usize) -> bool {
-        StampOnly::takes_part(ask, threads)
-    }
-
-    fn get(&self, key: &str) -> Option<u8> {
-        let (stamp, hash) = (self.stamped.next_stamp(), self.stamped.hasher.hash_one(key));
-        let _locked = self.locked(hash);
-        Some(self.stamped.hit(hash, stamp)[0])
-    }
-
-    fn get_into(&self, key: &str, buffer: &mut Vec<u8>) -> bool {
-        let (stamp, hash) = (self.stamped.next_stamp(), self.stamped.hasher.hash_one(key));
-        let _locked = self.locked(hash);
-        copy(Some(self.stamped.hit(hash, stamp)), buffer)
-    }
-
-    fn insert(&self, _key: &str, _value: &[u8]) {
-        unreachable!("it is only read");
-    }
-
-    fn fill(&mut self, _key: &str, value: &[u8]) {
-        self.stamped.entries.push(Entry { stamp: AtomicU64::new(0), value: value.into() });
+        self.entries.push(Entry { stamp: AtomicU64::new(0), value: value.into() });
     }
 }
 
@@ -197,7 +151,7 @@ impl Peer for Queues {
 
     fn insert(&self, key: &str, value: &[u8]) {
         let value: Box<[u8]> = value.into();
-        let index = (self.hasher.hash_one(key) >> 48) as usize % SHARDS;
+        let index = shard(self.hasher.hash_one(key));
         loop {
             let mut own = self.shards[index].lock();
             let stamp = self.stamp.fetch_add(1, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use larder::{ByteCache, Strategy};
 use parking_lot::Mutex;
 
 use crate::count::bytes_of;
-use crate::limits::{Queues, StampAndLock, StampOnly};
+use crate::limits::{Queues, Stamped};
 use crate::report::{Line, Report};
 use crate::workload::{Scale, Skew, fill, keys, order, seconds};
 
@@ -404,13 +404,6 @@ macro_rules! of_all {
     };
 }
 
-/// Likewise of what keeps an order and nothing else.
-macro_rules! of_limits {
-    ($function:ident) => {
-        [$function!(StampOnly), $function!(StampAndLock), $function!(Queues)]
-    };
-}
-
 fn measure(workload: Workload, rounds: usize) -> Vec<Line> {
     let material = Material::new(workload);
     macro_rules! contest {
@@ -418,7 +411,7 @@ fn measure(workload: Workload, rounds: usize) -> Vec<Line> {
             material.contest::<$peer>()
         };
     }
-    let limits = of_limits!(contest);
+    let limits = [contest!(Stamped<false>), contest!(Stamped<true>), contest!(Queues)];
     let mut contests: Vec<_> = of_all!(contest).into_iter().chain(limits).flatten().collect();
     for round in 0..=rounds {
         for contest in &mut contests {
